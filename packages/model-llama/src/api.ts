@@ -1,0 +1,148 @@
+import type { WeightFormat } from './backend.js';
+import type { ChatMessage, LlamaConfig } from './checkpoint.js';
+
+/** Progress of {@link loadLlama}. `download` counts bytes, `load` counts tensors. */
+export interface LoadProgress {
+  stage: 'download' | 'load';
+  /** What is being worked on: a file, a tensor. */
+  item: string;
+  done: number;
+  total: number;
+}
+
+/** How decoded tokens attend to the context. Chosen per request; numbers out of range are refused. */
+export type AttentionOptions =
+  | { policy: 'dense' }
+  | {
+      policy: 'magicpig';
+      /** Bits a hash code (paper: K), 1..16. */
+      K?: number;
+      /** Hash tables (paper: L), 1..4096. */
+      L?: number;
+      /** First tokens of the context that are always attended exactly. */
+      sink?: number;
+      /** Last tokens that are always attended exactly; up to twice as many while they wait to be indexed. */
+      window?: number;
+      /** Layers that keep exact attention. Default: 0 and every 16th. */
+      denseLayers?: number[];
+      /** Contexts of fewer tokens use exact attention. */
+      minContext?: number;
+      /** Seeds the projections. */
+      seed?: number;
+      /** Also sample for the question, the prompt's last `sampledPromptTokens` tokens (the paper's "setup B"); 0 is the default. */
+      sampledPromptTokens?: number;
+    };
+
+export interface LoadOptions {
+  backend?: 'cpu';
+  /** Threads that compute; default `os.availableParallelism()`. */
+  threads?: number;
+  /** Format of the weights in memory; the KV cache follows it. Default `bf16`. */
+  weights?: WeightFormat;
+  /** Longest context of a request, prompt and answer, in tokens; default the model's own limit. */
+  contextTokens?: number;
+  /** Bytes for KV cache and tables together; default half of the memory that is free after loading. */
+  cacheBytes?: number;
+  /** Requests that decode together; others wait in a queue. Default 16. */
+  maxSequences?: number;
+  /** Requests that may wait; one more is refused with EngineBusyError. Default 256. */
+  maxQueue?: number;
+  /** Policy of requests that name none. Default `magicpig` with its defaults. */
+  attention?: AttentionOptions;
+  /** Where downloads are kept; default the user's cache directory, or MAGICPIG_CACHE. */
+  cacheDir?: string;
+  /** Seed of `random:` weights. */
+  randomSeed?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+export interface GenerateOptions {
+  /** Tokens to generate at most; default what the context leaves. */
+  maxTokens?: number;
+  /** 0 is greedy. Default 0. */
+  temperature?: number;
+  topP?: number;
+  topK?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  /** Seeds the sampler; the same request with the same seed gives the same tokens. Default 0. */
+  seed?: number;
+  /** Generation ends before any of these; they are not part of the text. */
+  stop?: string[];
+  /** Go on after an end-of-sequence token (for measurements). */
+  ignoreEos?: boolean;
+  attention?: AttentionOptions;
+  signal?: AbortSignal;
+}
+
+/** What a request's attention did. */
+export interface AttentionReport {
+  policy: 'dense' | 'magicpig';
+  /** Decode steps, and how many of them sampled (0 when the context stayed under `minContext`). */
+  decodeSteps: number;
+  sampledSteps: number;
+  /** Tokens attended exactly (sink, window, waiting to be indexed) in the sampled layers, mean over sampled steps. */
+  exactTokens: number;
+  /** Share of the sampled keys that the tables drew, mean over sampled steps, layers and query heads. */
+  sampledShare: number;
+  /** Share of all keys read in decode, dense layers and exact tokens included. */
+  keysReadShare: number;
+}
+
+export type GenerationEvent =
+  | { type: 'prefill'; done: number; total: number }
+  /** `text` may be empty while a character is incomplete, or longer than the token when one completes. */
+  | { type: 'token'; token: number; text: string; logprob: number }
+  | {
+      type: 'end';
+      finishReason: 'stop' | 'length';
+      /** Text held back until now (a partial stop string that did not complete). */
+      text: string;
+      usage: { promptTokens: number; completionTokens: number };
+      attention: AttentionReport;
+      timing: { queueMs: number; prefillMs: number; decodeMs: number; prefillTokensPerSecond: number; decodeTokensPerSecond: number };
+    };
+
+export interface ModelInfo {
+  name: string;
+  config: LlamaConfig;
+  backend: string;
+  /** Backend's own line: instruction set, threads. */
+  description: string;
+  threads: number;
+  weights: WeightFormat;
+  contextTokens: number;
+  cacheBytes: number;
+  hasChatTemplate: boolean;
+}
+
+export interface ModelStats {
+  running: number;
+  waiting: number;
+  /** Bytes of KV cache and tables in use. */
+  cacheBytesUsed: number;
+  cacheBytes: number;
+}
+
+/**
+ * A loaded model. The engine runs in a worker thread, so the calling thread never computes; several generations at once
+ * share batched decode steps.
+ */
+export interface LlamaModel extends AsyncDisposable {
+  readonly info: ModelInfo;
+  /**
+   * Generates from a text, token ids, or a conversation. Ends with one `end` event. Leaving the loop early or aborting
+   * `signal` (the loop then throws its reason) frees the request's memory within one step.
+   * @throws InvalidRequestError, ContextTooLongError, EngineBusyError, CacheTooSmallError
+   */
+  generate(prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] }, options?: GenerateOptions): AsyncIterable<GenerationEvent>;
+  /** Token ids of a text, or of a conversation in the chat template. */
+  tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
+  detokenize(tokens: ArrayLike<number>): Promise<string>;
+  stats(): Promise<ModelStats>;
+  /** Ends running generations with an error and frees everything. */
+  close(): Promise<void>;
+}
