@@ -25,7 +25,9 @@ for (const [tool, hint] of [
 
 // pnpm itself takes seconds to find out that nothing changed; a stamp of the lockfile answers at once.
 const stamp = join(root, 'node_modules', '.magicpig-installed');
-const digest = createHash('sha256').update(readFileSync(join(root, 'pnpm-lock.yaml'))).digest('hex');
+const digest = createHash('sha256')
+  .update(readFileSync(join(root, 'pnpm-lock.yaml')))
+  .digest('hex');
 if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== digest) {
   console.log('Installing dependencies (pnpm, through npx) ...');
   run('npx', ['--yes', PNPM, 'install', '--frozen-lockfile', '--reporter=append-only']);

@@ -103,7 +103,13 @@ export type GenerationEvent =
       text: string;
       usage: { promptTokens: number; completionTokens: number };
       attention: AttentionReport;
-      timing: { queueMs: number; prefillMs: number; decodeMs: number; prefillTokensPerSecond: number; decodeTokensPerSecond: number };
+      timing: {
+        queueMs: number;
+        prefillMs: number;
+        decodeMs: number;
+        prefillTokensPerSecond: number;
+        decodeTokensPerSecond: number;
+      };
     };
 
 export interface ModelInfo {
@@ -138,7 +144,10 @@ export interface LlamaModel extends AsyncDisposable {
    * `signal` (the loop then throws its reason) frees the request's memory within one step.
    * @throws InvalidRequestError, ContextTooLongError, EngineBusyError, CacheTooSmallError
    */
-  generate(prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] }, options?: GenerateOptions): AsyncIterable<GenerationEvent>;
+  generate(
+    prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] },
+    options?: GenerateOptions,
+  ): AsyncIterable<GenerationEvent>;
   /** Token ids of a text, or of a conversation in the chat template. */
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
