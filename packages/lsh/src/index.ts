@@ -1,0 +1,6 @@
+export { collisionProbability } from './collision-probability.js';
+export * from './errors.js';
+export { type InclusionOptions, inclusionProbability } from './inclusion-probability.js';
+export { type LogInclusionTableOptions, logInclusionTable } from './log-inclusion-table.js';
+export { SimHashProjection, type SimHashProjectionOptions } from './simhash-projection.js';
+export { SimHashTables, type SimHashTablesOptions } from './simhash-tables.js';

@@ -1,0 +1,49 @@
+import type { EngineProjection } from './engine.js';
+import { engine } from './load-engine.js';
+import { translateErrors } from './translate-errors.js';
+import { checkInteger, MAX_BITS, MAX_DIM, MAX_TABLES } from './validate.js';
+
+/** Options of {@link SimHashProjection}. */
+export interface SimHashProjectionOptions {
+  /** Dimension of the vectors, 1..32768. */
+  dim: number;
+  /** Bits of a hash code (paper: K), 1..16. Default 10. */
+  bits?: number;
+  /** Hash tables (paper: L), 1..4096. Default 150. */
+  tables?: number;
+  /** Integer 0..2^53-1. The same seed gives the same codes on every platform and backend. Default 0. */
+  seed?: number;
+}
+
+/**
+ * The random hyperplanes of SimHash: `bits * tables` rows of `dim` normal values, rounded to odd 8-bit integers (so that
+ * none is zero and the distribution is symmetric), drawn by Philox4x32-10. A vector is rounded to integers too, relative
+ * to its largest magnitude, so a projection is an exact integer sum and codes are identical on every backend.
+ *
+ * Immutable; one projection may serve any number of {@link SimHashTables}, so that its matrix exists once.
+ */
+export class SimHashProjection {
+  readonly dim: number;
+  readonly bits: number;
+  readonly tables: number;
+  readonly seed: number;
+  /** @internal */
+  readonly native: EngineProjection;
+
+  /**
+   * @throws InvalidArgumentError when an option is out of range
+   * @throws OutOfMemoryError when the matrix, 2 * dim * bits * tables bytes, cannot be allocated
+   */
+  constructor(options: SimHashProjectionOptions) {
+    this.dim = checkInteger('dim', options.dim, 1, MAX_DIM);
+    this.bits = checkInteger('bits', options.bits ?? 10, 1, MAX_BITS);
+    this.tables = checkInteger('tables', options.tables ?? 150, 1, MAX_TABLES);
+    this.seed = checkInteger('seed', options.seed ?? 0, 0, Number.MAX_SAFE_INTEGER);
+    this.native = translateErrors(() => engine().createProjection(this.dim, this.bits, this.tables, this.seed));
+  }
+
+  /** Bytes of the matrix. */
+  get bytes(): number {
+    return this.native.bytes;
+  }
+}
