@@ -5,6 +5,8 @@ export type RopeScaling =
   | { type: 'default' }
   | { type: 'linear'; factor: number }
   | { type: 'dynamic'; factor: number; originalMaxPositions: number }
+  /** Inverse frequency j is divided by factors[j], [headDim / 2]: how GGUF keeps `llama3` (tensor rope_freqs). */
+  | { type: 'factors'; factors: number[] }
   | { type: 'llama3'; factor: number; lowFreqFactor: number; highFreqFactor: number; originalMaxPositions: number }
   | {
       type: 'yarn';
@@ -69,6 +71,8 @@ export interface Tokenizer {
   /** Ids that end a generation (eos, end of turn). */
   readonly eosTokens: ReadonlySet<number>;
   readonly vocabSize: number;
+  /** Whether {@link applyChatTemplate} has a template to apply. */
+  readonly hasChatTemplate: boolean;
   /** Token ids of a text. Special tokens written in the text are split like any other text unless `allowSpecial`. */
   encode(text: string, options?: { addSpecial?: boolean; allowSpecial?: boolean }): Int32Array;
   decode(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
