@@ -1,0 +1,212 @@
+import { availableParallelism } from 'node:os';
+import { InvalidArgumentError } from './errors.js';
+import { KvSequence } from './kv-sequence.js';
+import { KvStep } from './kv-step.js';
+import { native } from './native.js';
+import { translateErrors } from './translate-errors.js';
+import type { KvDtype, KvStats } from './types.js';
+import { checkInteger } from './validate.js';
+
+export interface KvStoreOptions {
+  layers: number;
+  /** Key/value heads a layer. */
+  kvHeads: number;
+  /** Query heads a layer, a multiple of `kvHeads`; query head h reads KV head floor(h / (queryHeads / kvHeads)). */
+  queryHeads: number;
+  /** Elements of one head's row: a multiple of 8, at most 256. */
+  headDim: number;
+  /** Element type of stored rows. Default `bf16`. */
+  dtype?: KvDtype;
+  /** Tokens a page: a power of two, 16 to 4096. Smaller wastes less at a sequence's end; larger shares less when forking. Default 64. */
+  pageTokens?: number;
+  /** Bytes of pages that may be in use; a step that needs more is refused. Default no limit. */
+  maxBytes?: number;
+  /** Threads of the store's own pool, the calling one included, when no `pool` is given. Default `os.availableParallelism()`. */
+  threads?: number;
+  /** A thread pool handle (`magicpig/pool.h`) to share, such as `CpuBackend.pool`. */
+  pool?: object;
+}
+
+export interface StepEntry {
+  sequence: KvSequence;
+  /** Tokens to append to it in this step, at least 1. */
+  tokens: number;
+}
+
+const HEAD_DIM_MAX = 256;
+
+/**
+ * Keys and values of many sequences in host memory, in pages that sequences with a common prefix share, and attention
+ * over them (arXiv 2410.16179).
+ *
+ * A step appends tokens to some sequences and attends with their queries, layer by layer:
+ *
+ * ```ts
+ * const step = store.step([{ sequence, tokens: 1 }]);
+ * for (let layer = 0; layer < layers; layer++) {
+ *   step.append(layer, keys, values);
+ *   step.attend(layer, queries, output);
+ * }
+ * ```
+ *
+ * A row's result depends on its own sequence's data, its position, its sampling and on whether its entry has one token
+ * or more; never on threads, on other entries, or on how a prompt was cut into steps.
+ */
+export class KvStore implements Disposable {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly queryHeads: number;
+  readonly headDim: number;
+  readonly dtype: KvDtype;
+  readonly pageTokens: number;
+  /** Limit on {@link bytes}; Infinity when there is none. */
+  readonly maxBytes: number;
+  readonly #handle: object;
+  readonly #pageBytes: number;
+
+  /** @throws InvalidArgumentError for a shape that is not supported */
+  constructor(options: KvStoreOptions) {
+    const { layers, kvHeads, queryHeads, headDim, dtype = 'bf16', pageTokens = 64, pool } = options;
+    const { maxBytes = Number.POSITIVE_INFINITY, threads = availableParallelism() } = options;
+    checkInteger('layers', layers, 1, 65536);
+    checkInteger('kvHeads', kvHeads, 1, 65536);
+    checkInteger('queryHeads', queryHeads, kvHeads, 65536);
+    if (queryHeads % kvHeads !== 0) {
+      throw new InvalidArgumentError(`queryHeads is ${queryHeads}; pass a multiple of kvHeads (${kvHeads}).`);
+    }
+    checkInteger('headDim', headDim, 8, HEAD_DIM_MAX);
+    if (headDim % 8 !== 0) throw new InvalidArgumentError(`headDim is ${headDim}; pass a multiple of 8.`);
+    if (dtype !== 'bf16' && dtype !== 'f32') {
+      throw new InvalidArgumentError(`dtype is ${String(dtype)}; pass 'bf16' or 'f32'.`);
+    }
+    checkInteger('pageTokens', pageTokens, 16, 4096);
+    if ((pageTokens & (pageTokens - 1)) !== 0) {
+      throw new InvalidArgumentError(`pageTokens is ${pageTokens}; pass a power of two.`);
+    }
+    if (typeof maxBytes !== 'number' || !(maxBytes > 0)) {
+      throw new InvalidArgumentError(`maxBytes is ${String(maxBytes)}; pass a positive number of bytes.`);
+    }
+    checkInteger('threads', threads, 1, 1024);
+    this.layers = layers;
+    this.kvHeads = kvHeads;
+    this.queryHeads = queryHeads;
+    this.headDim = headDim;
+    this.dtype = dtype;
+    this.pageTokens = pageTokens;
+    this.maxBytes = maxBytes;
+    this.#handle = translateErrors(() =>
+      native.createStore({ layers, kvHeads, queryHeads, headDim, dtype, pageTokens, maxBytes, threads, pool }),
+    );
+    this.#pageBytes = native.storeStats(this.#handle).pageBytes;
+  }
+
+  /** Bytes of pages in use, exactly; pages that several sequences share count once. */
+  get bytes(): number {
+    return native.storeBytes(this.#handle);
+  }
+
+  /** Bytes that a sequence of `tokens` tokens takes when it shares nothing. */
+  bytesFor(tokens: number): number {
+    checkInteger('tokens', tokens, 0, Number.MAX_SAFE_INTEGER);
+    return Math.ceil(tokens / this.pageTokens) * this.#pageBytes;
+  }
+
+  stats(): KvStats {
+    return { ...native.storeStats(this.#handle), isa: native.isa };
+  }
+
+  /**
+   * An empty sequence. It takes no memory until a step appends to it.
+   * @throws DisposedError
+   */
+  open(): KvSequence {
+    return new KvSequence(
+      this,
+      translateErrors(() => native.openSequence(this.#handle)),
+    );
+  }
+
+  /**
+   * Reserves pages for `tokens` more tokens of each sequence and lengthens the sequences by them. Pages shared with a
+   * fork are copied where the step will write.
+   * @throws KvOutOfMemoryError when it does not fit; no sequence has changed
+   * @throws InvalidArgumentError for a sequence of another store, or one that appears twice
+   * @throws DisposedError
+   */
+  step(entries: readonly StepEntry[]): KvStep {
+    for (const [i, entry] of entries.entries()) {
+      checkInteger(`entries[${i}].tokens`, entry.tokens, 1, 2 ** 31 - 1);
+      if (!(entry.sequence instanceof KvSequence)) {
+        throw new InvalidArgumentError(`entries[${i}].sequence is not a KvSequence; make one with store.open().`);
+      }
+    }
+    const tokens = entries.map((entry) => entry.tokens);
+    const handle = translateErrors(() =>
+      native.createStep(
+        this.#handle,
+        entries.map((entry) => entry.sequence.handle),
+        tokens,
+      ),
+    );
+    return new KvStep(this, handle, tokens);
+  }
+
+  /**
+   * Copies the keys of tokens [begin, end) as float32, as they are stored (after RoPE, not centred).
+   * @param out receives them when given, at least (end - begin) * headDim long
+   * @returns [end - begin, headDim]
+   * @throws InvalidArgumentError for a range outside the sequence
+   */
+  readKeys(
+    sequence: KvSequence,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out?: Float32Array,
+  ): Float32Array {
+    return this.#readRows(sequence, 0, layer, kvHead, begin, end, out);
+  }
+
+  /** As {@link readKeys}, for values. */
+  readValues(
+    sequence: KvSequence,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out?: Float32Array,
+  ): Float32Array {
+    return this.#readRows(sequence, 1, layer, kvHead, begin, end, out);
+  }
+
+  /** Frees all pages of all sequences at once. Sequences and steps of this store throw DisposedError afterwards. */
+  [Symbol.dispose](): void {
+    native.disposeStore(this.#handle);
+  }
+
+  #readRows(
+    sequence: KvSequence,
+    kind: 0 | 1,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out: Float32Array | undefined,
+  ): Float32Array {
+    checkInteger('layer', layer, 0, this.layers - 1);
+    checkInteger('kvHead', kvHead, 0, this.kvHeads - 1);
+    if (!(sequence instanceof KvSequence) || sequence.store !== this) {
+      throw new InvalidArgumentError('sequence is not one of this store; make one with store.open().');
+    }
+    checkInteger('end', end, 0, sequence.length);
+    checkInteger('begin', begin, 0, end);
+    const length = (end - begin) * this.headDim;
+    const result = out ?? new Float32Array(length);
+    if (!(result instanceof Float32Array) || result.length < length) {
+      throw new InvalidArgumentError(`out must be a Float32Array of at least ${length} elements.`);
+    }
+    translateErrors(() => native.readRows(sequence.handle, kind, layer, kvHead, begin, end, result));
+    return result;
+  }
+}

@@ -1,0 +1,52 @@
+/**
+ * Element type of stored rows. Sums are float32 in all of them.
+ * - `bf16`: bfloat16, half the bytes of float32 and its range; the default.
+ * - `f32`: the reference.
+ */
+export type KvDtype = 'bf16' | 'f32';
+
+/** Rows of float32 inside a larger buffer, so that q, k and v are read in place out of one qkv matrix. */
+export interface Rows {
+  data: Float32Array;
+  /** Index of the first element of row 0. */
+  offset: number;
+  /** Elements from one row to the next, at least the row's width. */
+  stride: number;
+}
+
+/** Sampled attention for the rows of one entry: tokens [begin, end) come from the selector, all others are exact. */
+export interface Sampling {
+  /** A selector handle (`magicpig/selector.h`), such as `SimHashTables.selector` of `@magicpig/lsh`. */
+  selector: object;
+  /** First sampled token; the selector's id 0. */
+  begin: number;
+  /** One past the last sampled token; at most the position of the entry's first row plus one. */
+  end: number;
+}
+
+export interface AttendOptions {
+  /** One for each entry of the step, null for exact attention. Without it all entries are exact. */
+  sampling?: readonly (Sampling | null)[];
+  /** [rows, queryHeads]: receives log sum_i e^{s_i}, -Infinity where nothing was attended. */
+  logSumExp?: Float32Array;
+  /** [rows]: the number of keys read, summed over query heads, is added to it. */
+  keysRead?: Float64Array;
+}
+
+/** What a store holds and what the system gave it. Bytes. */
+export interface KvStats {
+  /** Pages in use, shared ones counted once. */
+  pages: number;
+  /** Bytes of one page: K and V of `pageTokens` tokens in all layers and heads. */
+  pageBytes: number;
+  /** Bytes of pages in use. */
+  bytes: number;
+  /** Address space taken in slabs; memory is committed as pages are first written. */
+  reservedBytes: number;
+  slabs: number;
+  /** Whether the system accepted the request for huge pages on every slab. */
+  hugePages: boolean;
+  threads: number;
+  /** Instruction set of the kernels: `avx512bf16`, `avx512`, `avx2`, `portable`. */
+  isa: string;
+}
