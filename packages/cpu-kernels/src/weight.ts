@@ -1,0 +1,53 @@
+/** An output-major matrix [rows, cols] packed for the instruction set in use: y = W x. */
+export interface Weight extends Disposable {
+  /** Outputs; with `gated`, those of gate and up together. */
+  readonly rows: number;
+  /** Inputs. */
+  readonly cols: number;
+  /** Bytes it holds in memory, padding included. */
+  readonly bytes: number;
+}
+
+/** Element formats a checkpoint may hold. The `q*` are GGUF's blocks. */
+export type SourceType =
+  | 'f32'
+  | 'f16'
+  | 'bf16'
+  | 'q8_0'
+  | 'q4_0'
+  | 'q4_1'
+  | 'q5_0'
+  | 'q5_1'
+  | 'q4_k'
+  | 'q5_k'
+  | 'q6_k';
+
+/** Values of one tensor of a checkpoint, or the recipe for random ones. */
+export type WeightSource =
+  | {
+      type: SourceType;
+      /** Row-major [rows, cols] in `type`'s encoding. May be a view of a memory-mapped file of any alignment. */
+      data: Uint8Array;
+      rows: number;
+      cols: number;
+      /** Row r of the result is row `rowOrder[r]` of `data`; the rows as they are when absent. */
+      rowOrder?: Uint32Array;
+    }
+  | {
+      type: 'random';
+      rows: number;
+      cols: number;
+      /** Integer from 0 to 2^53 - 1. The same seed gives the same values on every instruction set and any number of threads. */
+      seed: number;
+      /** Standard deviation of the normal values. */
+      std: number;
+      /** Added to every value; 0 when absent. */
+      mean?: number;
+    };
+
+/**
+ * How weights are held, and what products see:
+ * - `f32`: everything float32, the reference.
+ * - `bf16`: weights and inputs rounded to bfloat16, sums in float32.
+ */
+export type WeightFormat = 'f32' | 'bf16';
