@@ -1,0 +1,65 @@
+/**
+ * What the runner needs of a KV cache. `KvStore` of `@magicpig/kv-offload` satisfies it; tests put a plain TypeScript one
+ * in its place.
+ */
+
+/** Rows of float32 inside a larger buffer: row r starts at element `offset + r * stride`. */
+export interface Rows {
+  data: Float32Array;
+  offset: number;
+  stride: number;
+}
+
+/** Tokens [begin, end) are sampled: a selector names the keys to read, by ids relative to `begin`. */
+export interface Sampling {
+  /** Native handle of a selector (selector.h). */
+  selector: object;
+  begin: number;
+  end: number;
+}
+
+/** Keys and values of one context. */
+export interface KvSequence extends Disposable {
+  /** Tokens in the cache. */
+  readonly length: number;
+  truncate(length: number): void;
+}
+
+export interface AttendOptions {
+  /** One for each entry of the step: `null` or absent for exact attention. */
+  sampling?: (Sampling | null)[];
+  /** Adds to each row, [R], the keys attended, summed over query heads. */
+  keysRead?: Float64Array;
+}
+
+/** One forward step: the rows of all its entries, in order, R in all. */
+export interface KvStep {
+  /** Writes the R rows of keys and of values, [kvHeads * headDim] each, of a layer. */
+  append(layer: number, keys: Rows, values: Rows): void;
+  /**
+   * Attention of R rows of queries [queryHeads * headDim] into `output` (the same shape). A row at absolute position p
+   * attends to tokens 0..p of its own sequence.
+   */
+  attend(layer: number, queries: Rows, output: Rows, options?: AttendOptions): void;
+  /** Takes the step's tokens off again, after a failure. */
+  rollback(): void;
+}
+
+export interface KvCache extends Disposable {
+  /** Bytes in use. */
+  readonly bytes: number;
+  open(): KvSequence;
+  /** Bytes that a sequence of so many tokens takes. */
+  bytesFor(tokens: number): number;
+  /** Makes room for the rows of all entries, or throws with nothing changed. Each `sequence.length` grows by `tokens`. */
+  step(entries: { sequence: KvSequence; tokens: number }[]): KvStep;
+  /** Keys of tokens [begin, end) of one head, after RoPE, as float32 [(end - begin) * headDim]. */
+  readKeys(
+    sequence: KvSequence,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out?: Float32Array,
+  ): Float32Array;
+}

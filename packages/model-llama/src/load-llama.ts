@@ -1,0 +1,70 @@
+import { Worker } from 'node:worker_threads';
+import type { LlamaModel, LoadOptions } from './api.js';
+import { WorkerCrashedError } from './engine-errors.js';
+import { fromWireError } from './wire-error.js';
+import { WorkerModel } from './worker-model.js';
+import type { FromWorker, WorkerData } from './worker-protocol.js';
+
+/** How long a cancelled load may take to clean up (partial downloads, child processes) before its thread is ended. */
+const ABORT_GRACE_MS = 2000;
+
+/** The built worker, also when this file runs from source (under a test runner): it must have been built then. */
+const WORKER = new URL(import.meta.url.endsWith('.ts') ? '../dist/worker.js' : './worker.js', import.meta.url);
+
+/**
+ * Loads a model into a worker thread.
+ *
+ * ```ts
+ * await using model = await loadLlama('smollm2');
+ * for await (const event of model.generate({ messages: [{ role: 'user', content: 'Hello!' }] })) {
+ *   if (event.type === 'token') process.stdout.write(event.text);
+ * }
+ * ```
+ *
+ * @param source A folder with config.json, tokenizer.json and *.safetensors, a .gguf file, a hub id, a short name
+ *   (`smollm2`), or `random:<preset or config.json>`.
+ * @throws InvalidRequestError for an option out of range, ModelNotFoundError, CheckpointError, CacheTooSmallError; the
+ *   signal's reason when it aborts.
+ */
+export async function loadLlama(source: string, options: LoadOptions = {}): Promise<LlamaModel> {
+  const { signal, onProgress, ...rest } = options;
+  signal?.throwIfAborted();
+  const data: WorkerData = { source, options: rest };
+  const worker = new Worker(WORKER, { workerData: data, execArgv: [] });
+  return new Promise((resolve, reject) => {
+    let timer: NodeJS.Timeout | undefined;
+    const onAbort = () => {
+      worker.postMessage({ type: 'abort-load' });
+      timer = setTimeout(() => void worker.terminate(), ABORT_GRACE_MS);
+    };
+    const settle = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+      worker.removeAllListeners();
+    };
+    const fail = (error: unknown) => {
+      settle();
+      reject(signal?.aborted ? signal.reason : error);
+    };
+    signal?.addEventListener('abort', onAbort, { once: true });
+    worker.on('message', (message: FromWorker) => {
+      if (message.type === 'progress') onProgress?.(message.progress);
+      else if (message.type === 'load-failed') fail(fromWireError(message.error));
+      else if (message.type === 'ready') {
+        settle();
+        if (signal?.aborted) {
+          void worker.terminate();
+          reject(signal.reason);
+        } else {
+          resolve(new WorkerModel(worker, message.info));
+        }
+      }
+    });
+    worker.on('error', (cause) =>
+      fail(new WorkerCrashedError(`The thread that loads the model failed: ${cause.message}`, { cause })),
+    );
+    worker.on('exit', (code) =>
+      fail(new WorkerCrashedError(`The thread that loads the model ended (exit code ${code}).`)),
+    );
+  });
+}

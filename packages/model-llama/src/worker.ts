@@ -1,0 +1,113 @@
+import { setImmediate } from 'node:timers/promises';
+import { parentPort, workerData } from 'node:worker_threads';
+import type { GenerateOptions, LoadProgress } from './api.js';
+import { openCheckpoint } from './checkpoint/open-checkpoint.js';
+import { encodePrompt } from './encode-prompt.js';
+import { createModelHost, type ModelHost } from './model-host.js';
+import { toWireError } from './wire-error.js';
+import type { Calls, FromWorker, GenerationNews, Prompt, ToWorker, WorkerData } from './worker-protocol.js';
+
+// The thread that owns a model. It loads it, then alternates between one step of the engine and a look at its messages.
+
+type Call = Extract<ToWorker, { type: 'call' }>;
+
+const port = parentPort!;
+const loading = new AbortController();
+let host: ModelHost | undefined;
+let stepping = false;
+let news: GenerationNews[] = [];
+
+port.on('message', (message: ToWorker) => {
+  switch (message.type) {
+    case 'generate':
+      generate(message.id, message.prompt, message.options);
+      break;
+    case 'abort':
+      host?.engine.abort(message.id);
+      break;
+    case 'call':
+      call(message);
+      break;
+    case 'abort-load':
+      loading.abort();
+      break;
+    case 'close':
+      host?.[Symbol.dispose]();
+      host = undefined;
+      port.close();
+      break;
+  }
+});
+
+try {
+  host = await load(workerData as WorkerData);
+  send({ type: 'ready', info: host.info });
+} catch (error) {
+  send({ type: 'load-failed', error: toWireError(error) });
+  port.close();
+}
+
+async function load({ source, options }: WorkerData): Promise<ModelHost> {
+  const { signal } = loading;
+  const watched = { ...options, signal, onProgress: (progress: LoadProgress) => send({ type: 'progress', progress }) };
+  using checkpoint = await openCheckpoint(source, watched);
+  return await createModelHost(checkpoint, watched);
+}
+
+function generate(id: number, prompt: Prompt, options: Omit<GenerateOptions, 'signal'>): void {
+  const { engine, tokenizer } = host!;
+  try {
+    engine.submit(
+      id,
+      { ...options, prompt: encodePrompt(tokenizer, prompt) },
+      {
+        onEvent: (event) => news.push({ id, event }),
+        onError: (error) => news.push({ id, error: toWireError(error) }),
+      },
+    );
+    void run();
+  } catch (error) {
+    send({ type: 'news', news: [{ id, error: toWireError(error) }] });
+  }
+}
+
+function call(message: Call): void {
+  const { id } = message;
+  try {
+    send({ type: 'answer', id, result: answer(host!, message) });
+  } catch (error) {
+    send({ type: 'call-failed', id, error: toWireError(error) });
+  }
+}
+
+function answer({ engine, tokenizer }: ModelHost, { method, argument }: Call): Calls[keyof Calls]['result'] {
+  switch (method) {
+    case 'tokenize':
+      return encodePrompt(tokenizer, argument);
+    case 'detokenize':
+      return tokenizer.decode(argument);
+    case 'stats':
+      return engine.stats;
+  }
+}
+
+/** Steps until nothing is left to do. Between steps the event loop turns, so that messages are seen. */
+async function run(): Promise<void> {
+  if (stepping) return;
+  stepping = true;
+  try {
+    for (let more = true; more && host; ) {
+      more = host.engine.step();
+      if (news.length > 0) send({ type: 'news', news });
+      news = [];
+      await setImmediate();
+      more ||= host?.engine.idle === false;
+    }
+  } finally {
+    stepping = false;
+  }
+}
+
+function send(message: FromWorker): void {
+  port.postMessage(message);
+}
