@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
+import { cpuInfo, type Isa } from './cpu-info.js';
 import { CpuTensor } from './cpu-tensor.js';
 import { CpuWeight } from './cpu-weight.js';
-import { cpuInfo, type Isa } from './cpu-info.js';
 import { DisposedError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
 import type { LinearOptions } from './linear-options.js';
 import { type NativeBackend, type NativeSource, native } from './native.js';
@@ -125,7 +125,8 @@ export class CpuBackend implements Disposable {
     }
     integer('weight', 'rows of all parts', rows, 1, MAX_DIMENSION);
     const made = native.createWeight(backend, sources, cols, format, gated);
-    if (!made) throw new OutOfMemoryError(`a ${format} weight [${rows}, ${cols}]`, rows * cols * (format === 'f32' ? 4 : 2));
+    if (!made)
+      throw new OutOfMemoryError(`a ${format} weight [${rows}, ${cols}]`, rows * cols * (format === 'f32' ? 4 : 2));
     return new CpuWeight(made.handle, { rows, cols, bytes: made.bytes, format, gated });
   }
 
@@ -144,13 +145,7 @@ export class CpuBackend implements Disposable {
   }
 
   /** SwiGLU: out [rows, F] = silu(norm(x) G^T) * (norm(x) U^T), `weight` made with `gated` [2 F, cols]. */
-  linearGated(
-    out: Tensor,
-    x: Tensor,
-    weight: Weight,
-    rows: number,
-    options: Pick<LinearOptions, 'norm'> = {},
-  ): void {
+  linearGated(out: Tensor, x: Tensor, weight: Weight, rows: number, options: Pick<LinearOptions, 'norm'> = {}): void {
     const w = own('linearGated', weight, true);
     this.#product('linearGated', out, x, w, rows, w.rows / 2, { norm: options.norm });
   }
@@ -169,7 +164,8 @@ export class CpuBackend implements Disposable {
     if (rows === 0) return;
     const outHost = room(operator, 'out', out, rows * outputs);
     const xHost = room(operator, 'x', x, rows * weight.cols);
-    if (outHost.buffer === xHost.buffer) throw new InvalidArgumentError(`${operator}: out and x must be different tensors`);
+    if (outHost.buffer === xHost.buffer)
+      throw new InvalidArgumentError(`${operator}: out and x must be different tensors`);
     if (norm && !(norm.epsilon >= 0 && norm.epsilon < Number.POSITIVE_INFINITY)) {
       throw new InvalidArgumentError(`${operator}: norm.epsilon must be a non-negative number, not ${norm.epsilon}`);
     }
@@ -193,7 +189,8 @@ export class CpuBackend implements Disposable {
    */
   ropeTable(table: Tensor, positions: Int32Array, inverseFrequencies: Float32Array, scale: number): void {
     const backend = this.#native();
-    if (!(positions instanceof Int32Array)) throw new InvalidArgumentError('ropeTable: positions must be an Int32Array');
+    if (!(positions instanceof Int32Array))
+      throw new InvalidArgumentError('ropeTable: positions must be an Int32Array');
     if (!(inverseFrequencies instanceof Float32Array) || inverseFrequencies.length === 0) {
       throw new InvalidArgumentError('ropeTable: inverseFrequencies must be a non-empty Float32Array');
     }
@@ -227,7 +224,8 @@ export class CpuBackend implements Disposable {
     const xHost = room('copyRows', 'x', x, 0);
     indices('copyRows', 'indices', rows, Math.floor(xHost.length / width));
     const outHost = room('copyRows', 'out', out, rows.length * width);
-    if (outHost.buffer === xHost.buffer) throw new InvalidArgumentError('copyRows: out and x must be different tensors');
+    if (outHost.buffer === xHost.buffer)
+      throw new InvalidArgumentError('copyRows: out and x must be different tensors');
     native.copyRows(backend, outHost, xHost, rows, width);
   }
 
@@ -279,9 +277,7 @@ function own(operator: string, weight: Weight, gated: boolean): CpuWeight {
     throw new InvalidArgumentError(`${operator}: the weight must come from CpuBackend.weight`);
   }
   if (weight.gated !== gated) {
-    throw new InvalidArgumentError(
-      `${operator}: the weight must be made with gated: ${gated}`,
-    );
+    throw new InvalidArgumentError(`${operator}: the weight must be made with gated: ${gated}`);
   }
   return weight;
 }

@@ -1,5 +1,5 @@
 import { DisposedError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
-import { native } from './native.js';
+import { type NativeMemory, native } from './native.js';
 import type { Tensor } from './tensor.js';
 
 /** Longest tensor: what a Float32Array of Node 20 can hold. */
@@ -9,15 +9,17 @@ const MAX_LENGTH = 2 ** 30;
 export class CpuTensor implements Tensor {
   readonly length: number;
   #host: Float32Array | undefined;
+  readonly #memory: NativeMemory;
 
   constructor(length: number) {
     if (!Number.isInteger(length) || length < 1 || length > MAX_LENGTH) {
       throw new InvalidArgumentError(`tensor: length must be an integer from 1 to ${MAX_LENGTH}, not ${length}`);
     }
-    const host = native.allocate(length);
-    if (!host) throw new OutOfMemoryError('a tensor', 4 * length);
+    const allocated = native.allocate(length);
+    if (!allocated) throw new OutOfMemoryError('a tensor', 4 * length);
     this.length = length;
-    this.#host = host;
+    this.#host = allocated.host;
+    this.#memory = allocated.memory;
   }
 
   get host(): Float32Array {
@@ -26,7 +28,7 @@ export class CpuTensor implements Tensor {
   }
 
   [Symbol.dispose](): void {
-    if (this.#host) native.free(this.#host);
+    if (this.#host) native.free(this.#host, this.#memory);
     this.#host = undefined;
   }
 }

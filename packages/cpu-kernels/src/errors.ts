@@ -29,7 +29,10 @@ export class DisposedError extends CpuKernelsError {
 /** The system did not give the memory asked for. */
 export class OutOfMemoryError extends CpuKernelsError {
   constructor(what: string, bytes: number) {
-    super('OUT_OF_MEMORY', `no memory for ${what} (${bytes} bytes): close other programs or use a smaller weight format`);
+    super(
+      'OUT_OF_MEMORY',
+      `no memory for ${what} (${bytes} bytes): close other programs or use a smaller weight format`,
+    );
   }
 }
 

@@ -8,6 +8,7 @@ import type { SourceType, WeightFormat } from './weight.js';
 /** Opaque handles: type-tagged externals. */
 export type NativeBackend = { readonly __brand: 'backend' };
 export type NativeWeight = { readonly __brand: 'weight' };
+export type NativeMemory = { readonly __brand: 'memory' };
 export type NativeMapping = { readonly __brand: 'mapping' };
 
 /** One part of a weight, checked; `data` and `rowOrder` are absent for `random`. */
@@ -33,9 +34,10 @@ interface Native {
   disposeBackend(backend: NativeBackend): void;
   pool(backend: NativeBackend): object;
 
-  allocate(length: number): Float32Array | null;
-  /** Detaches the array's buffer and frees it at once. */
-  free(array: Float32Array): void;
+  /** A zeroed array and the handle to free its memory with. */
+  allocate(length: number): { host: Float32Array; memory: NativeMemory } | null;
+  /** Detaches the array's buffer and frees its memory at once. */
+  free(host: Float32Array, memory: NativeMemory): void;
 
   vector(backend: NativeBackend, source: NativeSource, out: Float32Array): void;
   createWeight(

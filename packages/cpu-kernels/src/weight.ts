@@ -9,18 +9,7 @@ export interface Weight extends Disposable {
 }
 
 /** Element formats a checkpoint may hold. The `q*` are GGUF's blocks. */
-export type SourceType =
-  | 'f32'
-  | 'f16'
-  | 'bf16'
-  | 'q8_0'
-  | 'q4_0'
-  | 'q4_1'
-  | 'q5_0'
-  | 'q5_1'
-  | 'q4_k'
-  | 'q5_k'
-  | 'q6_k';
+export type SourceType = 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q4_k' | 'q5_k' | 'q6_k';
 
 /** Values of one tensor of a checkpoint, or the recipe for random ones. */
 export type WeightSource =

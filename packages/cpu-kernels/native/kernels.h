@@ -1,0 +1,53 @@
+// The functions that exist once per instruction set, as one table. Everything above (blocking, threads, memory) is
+// compiled once and calls through it.
+#ifndef MAGICPIG_CPU_KERNELS_H_
+#define MAGICPIG_CPU_KERNELS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "formats.h"
+
+namespace magicpig::cpu {
+
+// Most rows a register tile of any instruction set takes.
+inline constexpr int kMaxTileRows = 12;
+
+struct TileKernels {
+  // Rows of activations that a tile takes at most.
+  int tile_rows;
+  // Bytes of one activation in a packed tile: 2 where the processor multiplies bfloat16 pairs, otherwise 4.
+  size_t input_bytes;
+  // Packs `rows` (1..tile_rows) rows of x, [rows] at distance `stride` floats, into `tile`:
+  //   float32   [cols][rows]         the values; rounded to bfloat16 for bf16 weights
+  //   bfloat16  [cols / 2][rows][2]
+  // With `norm` (cols) each row is RMS-normalised first. `scratch` has tile_rows * cols floats.
+  void (*pack)(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
+               void* tile);
+  // sums (rows, kPanel) (+)= tile (rows, cols) times panel (cols, kPanel), k ascending, one sum per element, so that the
+  // bits depend neither on `rows` nor on where the inputs are cut. Starts from zero unless `resume`.
+  void (*multiply)(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume);
+  // Packs `cols` columns of kPanel rows (kPanel, kMaxBlockValues), row-major, into a part of a panel.
+  void (*pack_panel)(const float* rows, size_t cols, void* panel);
+};
+
+struct Kernels {
+  TileKernels tiles[kFormats];  // by Format
+  // Values first .. first + count of a row of a checkpoint, as float32; multiples of the type's block.
+  void (*dequantize)(SourceType type, const uint8_t* row, size_t first, size_t count, float* out);
+  // out[i] = silu(sums[i]) * sums[kPanel / 2 + i] for i < count <= kPanel / 2.
+  void (*swiglu)(const float* sums, size_t count, float* out);
+  // Rotates `heads` heads of one row in place; `table` (head_dim): cosines, then sines.
+  void (*rotate)(float* row, const float* table, size_t heads, size_t head_dim);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(MAGICPIG_X86)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
+#endif
+
+}  // namespace magicpig::cpu
+
+#endif  // MAGICPIG_CPU_KERNELS_H_

@@ -1,0 +1,65 @@
+// Kernels for AVX-512 with BF16: as AVX-512, but bfloat16 pairs are multiplied directly (vdpbf16ps), at twice the rate of
+// float32 on Zen 4.
+#include "vector_avx512.h"
+
+namespace magicpig::cpu {
+namespace {
+
+// [cols / 2][rows][2] bfloat16.
+void PackPairs(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
+               void* tile) {
+  const PreparedRows<V16> prepared(x, stride, rows, cols, norm, epsilon, scratch);
+  uint32_t* out = static_cast<uint32_t*>(tile);
+  for (int r = 0; r < rows; ++r) {
+    for (size_t k = 0; k < cols; k += 16) {
+      const size_t count = cols - k < 16 ? cols - k : 16;
+      const V16 values = count == 16 ? V16::Load(prepared.rows[r] + k) : V16::LoadPart(prepared.rows[r] + k, count);
+      alignas(32) uint32_t pairs[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values.v)));
+      for (size_t i = 0; i < count / 2; ++i) out[(k / 2 + i) * rows + r] = pairs[i];
+    }
+  }
+}
+
+template <int kRows>
+void MultiplyPairs(const uint32_t* tile, const uint16_t* panel, size_t cols, float* sums, bool resume) {
+  __m512 acc[kRows][2];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < 2; ++v) {
+      acc[r][v] = resume ? _mm512_loadu_ps(sums + r * kPanel + v * 16) : _mm512_setzero_ps();
+    }
+  }
+  for (size_t k = 0; k < cols; k += 2, tile += kRows, panel += 2 * kPanel) {
+    const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel));
+    const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + kPanel));
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(tile[r])));
+      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], w0, input);
+      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], w1, input);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < 2; ++v) _mm512_storeu_ps(sums + r * kPanel + v * 16, acc[r][v]);
+  }
+}
+
+void MultiplyPairs(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
+  WithRows<V16::kRows>(rows, [&]<int kRows>() {
+    MultiplyPairs<kRows>(static_cast<const uint32_t*>(tile), static_cast<const uint16_t*>(panel), cols, sums, resume);
+  });
+}
+
+constexpr Kernels MakeBf16Kernels() {
+  Kernels kernels = MakeKernels<V16>();
+  TileKernels& bf16 = kernels.tiles[static_cast<int>(Format::kBf16)];
+  bf16.input_bytes = sizeof(uint16_t);
+  bf16.pack = PackPairs;
+  bf16.multiply = MultiplyPairs;
+  return kernels;
+}
+
+}  // namespace
+
+constinit const Kernels kAvx512Bf16Kernels = MakeBf16Kernels();
+
+}  // namespace magicpig::cpu

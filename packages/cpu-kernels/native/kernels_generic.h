@@ -1,0 +1,251 @@
+// The kernels, written once over a vector type V that each instruction set provides (see kernels_portable.cc for the
+// plainest one):
+//   V::kLanes, V::kRows (rows of a register tile), V::kVectors (vectors of outputs of a register tile)
+//   V::Load(p), V::LoadPart(p, n < kLanes, rest zero), V::Broadcast(x), v.Store(p), v.StorePart(p, n)
+//   V::Add, V::Mul, V::Div, V::MulAdd(a, b, c) = a b + c, v.Sum()
+//   V::Even(p), V::Odd(p): first and second elements of kLanes bfloat16 pairs
+//   V::RoundToBf16(v), V::Exp(v)
+#ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
+#define MAGICPIG_CPU_KERNELS_GENERIC_H_
+
+#include <math.h>
+
+#include "dequantize.h"
+#include "kernels.h"
+
+namespace magicpig::cpu {
+namespace {
+
+// --- Activations -----------------------------------------------------------------------------------------------------
+
+// out = x / sqrt(mean(x^2) + epsilon) * weight.
+template <typename V>
+void RmsNorm(const float* x, size_t cols, const float* weight, float epsilon, float* out) {
+  constexpr size_t n = V::kLanes;
+  V a = V::Broadcast(0), b = V::Broadcast(0);  // two sums: the additions of one would wait for each other
+  size_t i = 0;
+  for (; i + 2 * n <= cols; i += 2 * n) {
+    const V u = V::Load(x + i), v = V::Load(x + i + n);
+    a = V::MulAdd(u, u, a);
+    b = V::MulAdd(v, v, b);
+  }
+  for (; i < cols; i += n) {
+    const V u = i + n <= cols ? V::Load(x + i) : V::LoadPart(x + i, cols - i);
+    a = V::MulAdd(u, u, a);
+  }
+  const V scale = V::Broadcast(1.0f / sqrtf(V::Add(a, b).Sum() / static_cast<float>(cols) + epsilon));
+  for (i = 0; i + n <= cols; i += n) V::Mul(V::Mul(V::Load(x + i), scale), V::Load(weight + i)).Store(out + i);
+  if (i < cols) {
+    V::Mul(V::Mul(V::LoadPart(x + i, cols - i), scale), V::LoadPart(weight + i, cols - i)).StorePart(out + i, cols - i);
+  }
+}
+
+// Rows of x as float32, normalised if asked: points into x or into scratch.
+template <typename V>
+struct PreparedRows {
+  const float* rows[kMaxTileRows];
+
+  PreparedRows(const float* x, size_t stride, int count, size_t cols, const float* norm, float epsilon, float* scratch) {
+    for (int r = 0; r < count; ++r) {
+      rows[r] = x + r * stride;
+      if (norm) {
+        RmsNorm<V>(rows[r], cols, norm, epsilon, scratch + r * cols);
+        rows[r] = scratch + r * cols;
+      }
+    }
+  }
+};
+
+template <typename V, bool kRound>
+void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
+               void* tile) {
+  const PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
+  float* out = static_cast<float*>(tile);
+  for (size_t k = 0; k < cols; ++k) {
+    for (int r = 0; r < rows; ++r) {
+      const float value = prepared.rows[r][k];
+      *out++ = kRound ? RoundToBf16(value) : value;
+    }
+  }
+}
+
+// --- Register tiles --------------------------------------------------------------------------------------------------
+
+// float32 weights.
+template <typename V, int kRows>
+void MultiplyF32(const float* tile, const float* panel, size_t cols, float* sums, bool resume) {
+  constexpr size_t n = V::kLanes;
+  constexpr int vectors = V::kVectors;
+  for (size_t first = 0; first < kPanel; first += n * vectors) {
+    V acc[kRows][vectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        acc[r][v] = resume ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
+      }
+    }
+    const float* x = tile;
+    const float* w = panel + first;
+    for (size_t k = 0; k < cols; ++k, x += kRows, w += kPanel) {
+      V weights[vectors];
+      for (int v = 0; v < vectors; ++v) weights[v] = V::Load(w + v * n);
+      for (int r = 0; r < kRows; ++r) {
+        const V input = V::Broadcast(x[r]);
+        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + first + v * n);
+    }
+  }
+}
+
+// bfloat16 weights widened to float32, for processors that do not multiply bfloat16.
+template <typename V, int kRows>
+void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* sums, bool resume) {
+  constexpr size_t n = V::kLanes;
+  constexpr int vectors = V::kVectors;
+  for (size_t first = 0; first < kPanel; first += n * vectors) {
+    V acc[kRows][vectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        acc[r][v] = resume ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
+      }
+    }
+    const float* x = tile;
+    const uint16_t* w = panel + 2 * first;
+    for (size_t k = 0; k < cols; k += 2, x += 2 * kRows, w += 2 * kPanel) {
+      V weights[vectors];
+      for (int v = 0; v < vectors; ++v) weights[v] = V::Even(w + 2 * v * n);
+      for (int r = 0; r < kRows; ++r) {
+        const V input = V::Broadcast(x[r]);
+        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
+      }
+      for (int v = 0; v < vectors; ++v) weights[v] = V::Odd(w + 2 * v * n);
+      for (int r = 0; r < kRows; ++r) {
+        const V input = V::Broadcast(x[kRows + r]);
+        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + first + v * n);
+    }
+  }
+}
+
+// Calls f.template operator()<rows>() with the run-time `rows` (1..kMost) as a constant.
+template <int kMost, typename F>
+inline void WithRows(int rows, F&& f) {
+  if constexpr (kMost == 1) {
+    f.template operator()<1>();
+  } else {
+    if (rows == kMost) {
+      f.template operator()<kMost>();
+    } else {
+      WithRows<kMost - 1>(rows, f);
+    }
+  }
+}
+
+template <typename V>
+void MultiplyF32(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
+  WithRows<V::kRows>(rows, [&]<int kRows>() {
+    MultiplyF32<V, kRows>(static_cast<const float*>(tile), static_cast<const float*>(panel), cols, sums, resume);
+  });
+}
+
+template <typename V>
+void MultiplyBf16(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
+  WithRows<V::kRows>(rows, [&]<int kRows>() {
+    MultiplyBf16<V, kRows>(static_cast<const float*>(tile), static_cast<const uint16_t*>(panel), cols, sums, resume);
+  });
+}
+
+// --- Weights ---------------------------------------------------------------------------------------------------------
+
+inline void PackPanelF32(const float* rows, size_t cols, void* panel) {
+  float* out = static_cast<float*>(panel);
+  for (size_t k = 0; k < cols; ++k) {
+    for (size_t row = 0; row < kPanel; ++row) *out++ = rows[row * kMaxBlockValues + k];
+  }
+}
+
+inline void PackPanelBf16(const float* rows, size_t cols, void* panel) {
+  uint16_t* out = static_cast<uint16_t*>(panel);
+  for (size_t k = 0; k < cols; k += 2) {
+    for (size_t row = 0; row < kPanel; ++row) {
+      *out++ = FloatToBf16(rows[row * kMaxBlockValues + k]);
+      *out++ = FloatToBf16(rows[row * kMaxBlockValues + k + 1]);
+    }
+  }
+}
+
+// --- Element-wise ----------------------------------------------------------------------------------------------------
+
+template <typename V>
+void Swiglu(const float* sums, size_t count, float* out) {
+  constexpr size_t n = V::kLanes;
+  const V one = V::Broadcast(1);
+  for (size_t i = 0; i < count; i += n) {
+    const V gate = V::Load(sums + i);  // sums has kPanel elements: loads past count stay inside
+    const V up = V::Load(sums + kPanel / 2 + i);
+    const V silu = V::Div(gate, V::Add(one, V::Exp(V::Mul(gate, V::Broadcast(-1)))));
+    if (i + n <= count) {
+      V::Mul(silu, up).Store(out + i);
+    } else {
+      V::Mul(silu, up).StorePart(out + i, count - i);
+    }
+  }
+}
+
+inline void Rotate(float* row, const float* table, size_t heads, size_t head_dim) {
+  const size_t half = head_dim / 2;
+  const float* __restrict cosine = table;
+  const float* __restrict sine = table + half;
+  for (size_t head = 0; head < heads; ++head) {
+    float* __restrict a = row + head * head_dim;
+    float* __restrict b = a + half;
+    for (size_t j = 0; j < half; ++j) {
+      const float x = a[j], y = b[j];
+      a[j] = x * cosine[j] - y * sine[j];
+      b[j] = y * cosine[j] + x * sine[j];
+    }
+  }
+}
+
+// e^x to about one unit in the last place, for vector types with the integer operations it takes: e^x = 2^n e^r with
+// n = round(x / ln 2), r in [-ln 2 / 2, ln 2 / 2] by a two-part ln 2, e^r by Cephes' polynomial (expf). The argument is kept
+// where 2^n is a normal number: below it the result is close to float32's smallest, above it close to its largest.
+template <typename V>
+inline V ExpPolynomial(V x) {
+  x = V::Min(V::Max(x, V::Broadcast(-87.0f)), V::Broadcast(88.0f));
+  const V n = V::Round(V::Mul(x, V::Broadcast(1.44269504088896341f)));
+  V r = V::MulAdd(n, V::Broadcast(-0.693359375f), x);
+  r = V::MulAdd(n, V::Broadcast(2.12194440e-4f), r);
+  V p = V::Broadcast(1.9875691500e-4f);
+  p = V::MulAdd(p, r, V::Broadcast(1.3981999507e-3f));
+  p = V::MulAdd(p, r, V::Broadcast(8.3334519073e-3f));
+  p = V::MulAdd(p, r, V::Broadcast(4.1665795894e-2f));
+  p = V::MulAdd(p, r, V::Broadcast(1.6666665459e-1f));
+  p = V::MulAdd(p, r, V::Broadcast(5.0000001201e-1f));
+  p = V::MulAdd(p, V::Mul(r, r), V::Add(r, V::Broadcast(1)));
+  return V::ScaleByPowerOf2(p, n);
+}
+
+// The table of an instruction set whose vector type is V, without bfloat16 products.
+template <typename V>
+constexpr Kernels MakeKernels() {
+  return {
+      {
+          {V::kRows, sizeof(float), PackFloat<V, false>, MultiplyF32<V>, PackPanelF32},
+          {V::kRows, sizeof(float), PackFloat<V, true>, MultiplyBf16<V>, PackPanelBf16},
+      },
+      DequantizeRow,
+      Swiglu<V>,
+      Rotate,
+  };
+}
+
+}  // namespace
+}  // namespace magicpig::cpu
+
+#endif  // MAGICPIG_CPU_KERNELS_GENERIC_H_

@@ -1,0 +1,49 @@
+// The vector type of the two AVX-512 paths.
+#ifndef MAGICPIG_CPU_VECTOR_AVX512_H_
+#define MAGICPIG_CPU_VECTOR_AVX512_H_
+
+#include <immintrin.h>
+
+#include "kernels_generic.h"
+
+namespace magicpig::cpu {
+namespace {
+
+struct V16 {
+  static constexpr size_t kLanes = 16;
+  static constexpr int kRows = 12;  // 24 sums, the weights and their widened halves in 32 registers; inputs from memory
+  static constexpr int kVectors = 2;
+
+  __m512 v;
+
+  static V16 Broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static V16 Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static V16 LoadPart(const float* p, size_t n) { return {_mm512_maskz_loadu_ps(Mask(n), p)}; }
+  void Store(float* p) const { _mm512_storeu_ps(p, v); }
+  void StorePart(float* p, size_t n) const { _mm512_mask_storeu_ps(p, Mask(n), v); }
+  static V16 Add(V16 a, V16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  static V16 Mul(V16 a, V16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static V16 Div(V16 a, V16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+  static V16 Min(V16 a, V16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+  static V16 Max(V16 a, V16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static V16 MulAdd(V16 a, V16 b, V16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  float Sum() const { return _mm512_reduce_add_ps(v); }
+  static V16 Even(const uint16_t* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+  static V16 Odd(const uint16_t* p) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high))};
+  }
+  static V16 Round(V16 x) {
+    return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  static V16 ScaleByPowerOf2(V16 x, V16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+  static V16 Exp(V16 x) { return ExpPolynomial(x); }
+
+ private:
+  static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+};
+
+}  // namespace
+}  // namespace magicpig::cpu
+
+#endif  // MAGICPIG_CPU_VECTOR_AVX512_H_
