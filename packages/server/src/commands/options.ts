@@ -1,0 +1,167 @@
+import type { AttentionOptions, LoadOptions } from '@magicpig/model-llama';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { SamplingDefaults } from '../generate-options.js';
+import { parseSize } from '../parse-size.js';
+import { CommandError } from './command-error.js';
+
+/** Flags of {@link addModelOptions}. */
+export interface ModelFlags {
+  model: string;
+  backend: 'cpu';
+  threads?: number;
+  weights: 'bf16' | 'f32';
+  context?: number;
+  cacheGb?: number;
+  maxSequences?: number;
+  cacheDir?: string;
+  randomSeed?: number;
+}
+
+/** Flags of {@link addAttentionOptions}. */
+export interface AttentionFlags {
+  policy: 'dense' | 'magicpig';
+  k?: number;
+  l?: number;
+  sink?: number;
+  window?: number;
+  denseLayers?: number[];
+  minContext?: number;
+  attentionSeed?: number;
+  sampledPromptTokens?: number;
+}
+
+/** Flags of {@link addSamplingOptions}. */
+export interface SamplingFlags {
+  temperature?: number;
+  topP?: number;
+  topK?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+}
+
+/** Which model, where and how it is held. */
+export function addModelOptions(command: Command): Command {
+  return command
+    .option(
+      '-m, --model <source>',
+      'a folder in Hugging Face format, a .gguf file, a hub id, a short name, or random:<preset>',
+      'smollm2',
+    )
+    .addOption(new Option('--backend <name>', 'where the model computes').choices(['cpu']).default('cpu'))
+    .option('--threads <n>', 'threads that compute (default: the cores this process may use)', integer(1, 1024))
+    .addOption(
+      new Option('--weights <format>', 'format of weights and KV cache').choices(['bf16', 'f32']).default('bf16'),
+    )
+    .option('--context <tokens>', "longest context, prompt and answer (default: the model's own)", integer(1))
+    .option(
+      '--cache-gb <size>',
+      'memory for KV cache and tables, in GiB or as 512MB (default: half of what is free)',
+      size,
+    )
+    .option('--max-sequences <n>', 'requests that decode together (default: 16)', integer(1, 1024))
+    .option('--cache-dir <folder>', "where downloads are kept (default: the user's cache folder, or MAGICPIG_CACHE)")
+    .option('--random-seed <n>', 'seed of the weights of a random: model', integer(0));
+}
+
+/** How decoded tokens attend to the context. */
+export function addAttentionOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--policy <name>', 'attention of decoded tokens').choices(['magicpig', 'dense']).default('magicpig'),
+    )
+    .option('--k <bits>', 'magicpig: bits of a hash code (default: 10)', integer(1, 16))
+    .option('--l <tables>', 'magicpig: hash tables (default: 150)', integer(1, 4096))
+    .option('--sink <tokens>', 'magicpig: first tokens, always attended exactly', integer(0))
+    .option('--window <tokens>', 'magicpig: last tokens, always attended exactly', integer(0))
+    .option('--dense-layers <list>', 'magicpig: layers that stay exact (default: 0 and every 16th)', integers)
+    .option('--min-context <tokens>', 'magicpig: shorter contexts are attended exactly', integer(0))
+    .option('--attention-seed <n>', 'magicpig: seed of the hash projections', integer(0))
+    .option(
+      '--sampled-prompt-tokens <n>',
+      "magicpig: sample for the prompt's last tokens too (default: 0)",
+      integer(0),
+    );
+}
+
+/** How tokens are drawn. */
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('--temperature <t>', '0 is greedy (default: 0)', number(0, 2))
+    .option('--top-p <p>', 'keep the likeliest tokens that hold this probability', number(0, 1))
+    .option('--top-k <n>', 'keep this many of the likeliest tokens', integer(0))
+    .option('--min-p <p>', "keep tokens with at least this share of the likeliest one's probability", number(0, 1))
+    .option('--repetition-penalty <x>', 'above 1, tokens that have occurred become less likely', number(0));
+}
+
+export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
+  return {
+    backend: flags.backend,
+    weights: flags.weights,
+    attention: attentionOf(flags),
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.context === undefined ? {} : { contextTokens: flags.context }),
+    ...(flags.cacheGb === undefined ? {} : { cacheBytes: flags.cacheGb }),
+    ...(flags.maxSequences === undefined ? {} : { maxSequences: flags.maxSequences }),
+    ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
+    ...(flags.randomSeed === undefined ? {} : { randomSeed: flags.randomSeed }),
+  };
+}
+
+export function attentionOf(flags: AttentionFlags): AttentionOptions {
+  const { policy, k, l, attentionSeed, sink, window, denseLayers, minContext, sampledPromptTokens } = flags;
+  const settings = Object.entries({
+    K: k,
+    L: l,
+    sink,
+    window,
+    denseLayers,
+    minContext,
+    seed: attentionSeed,
+    sampledPromptTokens,
+  }).filter(([, value]) => value !== undefined);
+  if (policy === 'magicpig') return { policy, ...Object.fromEntries(settings) };
+  if (settings.length > 0) {
+    throw new CommandError(
+      `The policy "dense" has no settings: leave ${settings[0]![0]} out, or use --policy magicpig.`,
+    );
+  }
+  return { policy };
+}
+
+export function samplingOf(flags: SamplingFlags): SamplingDefaults {
+  const { temperature, topP, topK, minP, repetitionPenalty } = flags;
+  return Object.fromEntries(
+    Object.entries({ temperature, topP, topK, minP, repetitionPenalty }).filter(([, value]) => value !== undefined),
+  );
+}
+
+/** A commander parser of whole numbers in a range. */
+export function integer(minimum: number, maximum = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== '' && Number.isSafeInteger(value) && value >= minimum && value <= maximum) return value;
+    const range = maximum === Number.MAX_SAFE_INTEGER ? `of at least ${minimum}` : `from ${minimum} to ${maximum}`;
+    throw new InvalidArgumentError(`It must be a whole number ${range}.`);
+  };
+}
+
+function number(minimum: number, maximum = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== '' && Number.isFinite(value) && value >= minimum && value <= maximum) return value;
+    const range = maximum === Number.POSITIVE_INFINITY ? `of at least ${minimum}` : `from ${minimum} to ${maximum}`;
+    throw new InvalidArgumentError(`It must be a number ${range}.`);
+  };
+}
+
+function integers(text: string): number[] {
+  return text.trim() === '' ? [] : text.split(',').map(integer(0));
+}
+
+function size(text: string): number {
+  try {
+    return parseSize(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}

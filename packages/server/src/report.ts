@@ -1,0 +1,65 @@
+import type { GenerationEvent } from '@magicpig/model-llama';
+
+type EndEvent = Extract<GenerationEvent, { type: 'end' }>;
+
+/** What a request's attention did and how fast it went: the `magicpig` object of every response. */
+export interface Report {
+  policy: 'dense' | 'magicpig';
+  /** Decode steps, and how many of them sampled: 0 while the context is shorter than `minContext`. */
+  decodeSteps: number;
+  sampledSteps: number;
+  /** Tokens attended exactly in the layers that sample, mean over the sampled steps. */
+  exactTokens: number;
+  /** Share of the keys open to sampling that the tables drew, mean over sampled steps, layers and query heads. */
+  sampledShare: number;
+  /** Share of all keys read in decode, dense layers and exact tokens included. */
+  keysReadShare: number;
+  /** Milliseconds waited for a place, spent on the prompt, spent on the answer. */
+  queueMs: number;
+  prefillMs: number;
+  decodeMs: number;
+  prefillTokensPerSecond: number;
+  decodeTokensPerSecond: number;
+}
+
+/** OpenAI's token counts. */
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+}
+
+/** The `magicpig` object of a finished generation. */
+export function reportOf(end: EndEvent): Report {
+  return { ...end.attention, ...end.timing };
+}
+
+/** The `usage` object of a finished generation. */
+export function usageOf({ usage }: EndEvent): Usage {
+  return {
+    prompt_tokens: usage.promptTokens,
+    completion_tokens: usage.completionTokens,
+    total_tokens: usage.promptTokens + usage.completionTokens,
+  };
+}
+
+/** One line for people: tokens, speeds, and what the attention read. */
+export function describeReport(report: Report, usage: Usage): string {
+  const speeds =
+    `${usage.prompt_tokens} prompt tokens at ${speed(report.prefillTokensPerSecond)}, ` +
+    `${usage.completion_tokens} answered at ${speed(report.decodeTokensPerSecond)}`;
+  if (report.policy === 'dense') return `${speeds}, dense`;
+  if (report.sampledSteps === 0) return `${speeds}, magicpig (context too short to sample)`;
+  return (
+    `${speeds}, magicpig read ${percent(report.keysReadShare)} of the keys ` +
+    `(${percent(report.sampledShare)} of the sampled part, ${Math.round(report.exactTokens)} tokens exactly)`
+  );
+}
+
+function speed(tokensPerSecond: number): string {
+  return `${tokensPerSecond >= 100 ? Math.round(tokensPerSecond) : tokensPerSecond.toFixed(1)} tok/s`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)}%`;
+}
