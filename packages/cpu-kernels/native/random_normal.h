@@ -14,8 +14,9 @@
 namespace magicpig::cpu {
 namespace {
 
-inline void Philox4x32(uint64_t key, uint64_t counter, uint32_t out[4]) {
-  uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
+inline void Philox4x32(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]) {
+  uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
+  uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = 0xD2511F53ull * c0;
@@ -87,7 +88,7 @@ inline void BoxMuller(uint32_t a, uint32_t b, float* first, float* second) {
 inline void RandomNormal(uint64_t seed, uint64_t first, size_t count, float std, float mean, float* out) {
   for (size_t i = 0; i < count; i += 4) {
     uint32_t words[4];
-    Philox4x32(seed, (first + i) / 4, words);
+    Philox4x32(seed, (first + i) / 4, 0, words);
     float normal[4];
     BoxMuller(words[0], words[1], &normal[0], &normal[1]);
     BoxMuller(words[2], words[3], &normal[2], &normal[3]);
