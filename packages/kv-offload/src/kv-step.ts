@@ -67,11 +67,10 @@ export class KvStep {
     checkRows('queries', queries, this.rows, queryHeads * headDim);
     checkRows('output', output, this.rows, queryHeads * headDim);
     if (sampling !== undefined) this.#checkSampling(sampling);
-    if (
-      logSumExp !== undefined &&
-      !(logSumExp instanceof Float32Array && logSumExp.length >= this.rows * queryHeads)
-    ) {
-      throw new InvalidArgumentError(`logSumExp must be a Float32Array of at least ${this.rows * queryHeads} elements.`);
+    if (logSumExp !== undefined && !(logSumExp instanceof Float32Array && logSumExp.length >= this.rows * queryHeads)) {
+      throw new InvalidArgumentError(
+        `logSumExp must be a Float32Array of at least ${this.rows * queryHeads} elements.`,
+      );
     }
     if (keysRead !== undefined && !(keysRead instanceof Float64Array && keysRead.length >= this.rows)) {
       throw new InvalidArgumentError(`keysRead must be a Float64Array of at least ${this.rows} elements.`);

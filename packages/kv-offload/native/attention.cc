@@ -1,0 +1,468 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "magicpig/thread_pool.h"
+
+namespace magicpig::kv {
+namespace {
+
+// Contexts are cut at multiples of this many keys for a tile of queries.
+constexpr uint32_t kTileSegment = 4096;
+// Query rows a tile: enough to pay for packing its keys, few enough for their sums to stay in the L2 cache.
+constexpr uint32_t kTileRows = 192;
+// Keys times KV heads below which one thread is done before the others wake.
+constexpr uint64_t kSerialKeys = 384;
+
+// Keys a part of a single query's context. It depends on the position alone: parts begin at multiples of it, whatever
+// the number of threads, and there are enough parts to keep many cores busy with a short context.
+uint32_t SpanSegment(uint32_t length) {
+  uint32_t segment = 256;
+  while (segment < 4096 && segment < length / 32) segment *= 2;
+  return segment;
+}
+
+void ResetState(float* state, uint32_t dim) {
+  std::fill_n(state, PaddedDim(dim), 0.0f);
+  StateMax(state, dim) = -INFINITY;
+  StateSum(state, dim) = 0.0f;
+}
+
+// The softmax over the union of two disjoint sets of keys.
+void MergeState(float* into, const float* from, uint32_t dim) {
+  auto* other = const_cast<float*>(from);
+  const float from_max = StateMax(other, dim), into_max = StateMax(into, dim);
+  const float max = std::max(into_max, from_max);
+  if (max == -INFINITY) return;  // both are empty
+  const float a = std::exp(into_max - max), b = std::exp(from_max - max);
+  for (uint32_t i = 0; i < dim; ++i) into[i] = into[i] * a + from[i] * b;
+  StateSum(into, dim) = StateSum(into, dim) * a + StateSum(other, dim) * b;
+  StateMax(into, dim) = max;
+}
+
+struct Task {
+  enum Kind : uint8_t { kSpan, kTile, kSampled } kind;
+  uint32_t entry;
+  uint32_t kv_head;
+  uint32_t row;    // kTile, kSampled: first row within the entry
+  uint32_t rows;   // kTile: positions; kSampled: 1
+  uint32_t head;   // kSampled: first query head within the group
+  uint32_t heads;  // kSampled: query heads
+  uint32_t begin;  // kSpan, kTile: keys [begin, end)
+  uint32_t end;
+  uint32_t part;   // number of this part of the keys
+  uint32_t parts;  // 1 when the task sees all keys
+  size_t partials;   // floats into the partials where the states of part 0 begin
+  size_t remaining;  // index of the counter of parts not yet done
+};
+
+// One call of Attend.
+class Attention {
+ public:
+  Attention(const Step& step, const AttendArgs& args)
+      : step_(step),
+        args_(args),
+        store_(step.store()),
+        shape_(store_.shape()),
+        kernels_(store_.kernels()),
+        dim_(shape_.dim),
+        group_(shape_.group()),
+        state_size_(StateSize(dim_)),
+        scale_(1.0f / std::sqrt(static_cast<float>(dim_))) {}
+
+  Status Run() {
+    Plan();
+    Reserve();
+    auto body = [this](uint32_t task, uint32_t thread) { RunTask(tasks_[task], thread); };
+    if (work_ <= kSerialKeys) {
+      for (uint32_t task = 0; task < tasks_.size(); ++task) body(task, 0);
+    } else {
+      ParallelFor(store_.pool(), static_cast<uint32_t>(tasks_.size()), body);
+    }
+    if (failed_entry_.load() != kNone) {
+      return Error{ErrorCode::kSelector,
+                   "The selector of sampling[" + std::to_string(failed_entry_.load()) + "] " + failure_.load() + "."};
+    }
+    if (args_.keys_read != nullptr) {
+      for (uint32_t row = 0; row < step_.rows(); ++row) args_.keys_read[row] += static_cast<double>(keys_read_[row]);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  static constexpr uint32_t kNone = UINT32_MAX;
+
+  const Sampling* SamplingOf(uint32_t entry) const {
+    if (args_.sampling == nullptr) return nullptr;
+    const Sampling& sampling = (*args_.sampling)[entry];
+    return sampling.selector != nullptr && sampling.begin < sampling.end ? &sampling : nullptr;
+  }
+
+  void Plan() {
+    const auto& entries = step_.entries();
+    // Tiles first and the last of each entry before its others: they take longest, and what is started last decides how
+    // long the others wait.
+    for (uint32_t e = 0; e < entries.size(); ++e) {
+      if (entries[e].tokens > 1 && SamplingOf(e) == nullptr) PlanTiles(e);
+    }
+    for (uint32_t e = 0; e < entries.size(); ++e) {
+      if (entries[e].tokens == 1 && SamplingOf(e) == nullptr) PlanSpans(e);
+    }
+    PlanSampled();
+  }
+
+  void PlanTiles(uint32_t e) {
+    const Step::Entry& entry = step_.entries()[e];
+    const uint32_t positions = TilePositions();
+    const uint32_t tiles = (entry.tokens + positions - 1) / positions;
+    const bool split = tiles * shape_.kv_heads < 4 * store_.pool().threads;
+    for (uint32_t tile = tiles; tile-- > 0;) {
+      const uint32_t row = tile * positions, rows = std::min(positions, entry.tokens - row);
+      const uint32_t end = entry.start + row + rows;
+      const uint32_t parts = split ? (end + kTileSegment - 1) / kTileSegment : 1;
+      for (uint32_t head = 0; head < shape_.kv_heads; ++head) {
+        AddParts({Task::kTile, e, head, row, rows, 0, group_, 0, end, 0, parts, 0, 0}, kTileSegment);
+        work_ += uint64_t{end} * rows;
+      }
+    }
+    largest_tile_ = std::max(largest_tile_, std::min(positions, entry.tokens) * group_);
+  }
+
+  void PlanSpans(uint32_t e) {
+    const Step::Entry& entry = step_.entries()[e];
+    const uint32_t length = entry.start + 1, segment = SpanSegment(length);
+    for (uint32_t head = 0; head < shape_.kv_heads; ++head) {
+      AddParts({Task::kSpan, e, head, 0, 1, 0, group_, 0, length, 0, (length + segment - 1) / segment, 0, 0}, segment);
+      work_ += length;
+    }
+  }
+
+  void PlanSampled() {
+    const auto& entries = step_.entries();
+    uint64_t groups = 0;
+    for (uint32_t e = 0; e < entries.size(); ++e) {
+      if (SamplingOf(e) != nullptr) groups += uint64_t{entries[e].tokens} * shape_.kv_heads;
+    }
+    // Whole groups share their static keys and the selector's work; single heads fill the threads more evenly.
+    const uint32_t threads = store_.pool().threads;
+    const bool whole = groups % threads == 0 || groups >= 8 * threads;
+    const uint32_t heads = whole ? group_ : 1;
+    for (uint32_t e = 0; e < entries.size(); ++e) {
+      const Sampling* sampling = SamplingOf(e);
+      if (sampling == nullptr) continue;
+      for (uint32_t row = 0; row < entries[e].tokens; ++row) {
+        for (uint32_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
+          for (uint32_t head = 0; head < group_; head += heads) {
+            tasks_.push_back({Task::kSampled, e, kv_head, row, 1, head, heads, 0, 0, 0, 1, 0, 0});
+          }
+        }
+      }
+      work_ += groups * kSerialKeys;  // selection alone is worth a thread
+      largest_selection_ = std::max(largest_selection_, sampling->end - sampling->begin);
+    }
+  }
+
+  // The task, or one task for each part of its keys.
+  void AddParts(Task task, uint32_t segment) {
+    if (task.parts == 1) {
+      tasks_.push_back(task);
+      return;
+    }
+    const uint32_t end = task.end;
+    task.partials = partials_;
+    task.remaining = counters_++;
+    partials_ += size_t{task.parts} * task.rows * task.heads * state_size_;
+    // The last part first: for a tile it is the one on the diagonal, for a span the youngest and likeliest in the cache.
+    for (uint32_t part = task.parts; part-- > 0;) {
+      task.part = part;
+      task.begin = part * segment;
+      task.end = std::min(end, (part + 1) * segment);
+      tasks_.push_back(task);
+    }
+    part_tasks_.push_back(task);
+  }
+
+  uint32_t TilePositions() const { return std::max(1u, kTileRows / group_); }
+
+  // All memory that the tasks use.
+  void Reserve() {
+    const uint32_t rows = std::max(largest_tile_, group_);
+    queries_bytes_ = Align(size_t{rows} * kernels_.query_bytes(dim_));
+    states_bytes_ = Align(size_t{rows} * state_size_ * sizeof(float));
+    selections_bytes_ = Align(group_ * sizeof(magicpig_selection));
+    const size_t tile = largest_tile_ > 0 ? Align(kernels_.tile_bytes(dim_)) : 0;
+    const size_t scores = (size_t{largest_selection_} + kTileKeys) * sizeof(float);
+    for (Buffer& buffer : store_.workspace().threads) {
+      buffer.Reserve(queries_bytes_ + 2 * states_bytes_ + selections_bytes_ + std::max(tile, scores));
+    }
+    store_.workspace().partials.Reserve(partials_ * sizeof(float));
+    std::atomic<uint32_t>* remaining = store_.workspace().ReserveRemaining(counters_);
+    for (const Task& task : part_tasks_) remaining[task.remaining].store(task.parts, std::memory_order_relaxed);
+    if (args_.keys_read != nullptr) keys_read_ = std::vector<std::atomic<uint64_t>>(step_.rows());
+  }
+
+  static size_t Align(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  // A thread's working memory.
+  struct Scratch {
+    uint8_t* queries;  // prepared (rows)
+    float* states;     // (rows)
+    float* part;       // (rows): states of a part of the keys
+    magicpig_selection* selections;  // (group)
+    void* tile;        // packed keys and values
+    float* scores;     // (selected keys); the same memory as tile
+  };
+
+  Scratch ScratchOf(uint32_t thread) const {
+    uint8_t* base = store_.workspace().threads[thread].data();
+    uint8_t* states = base + queries_bytes_;
+    uint8_t* selections = states + 2 * states_bytes_;
+    uint8_t* rest = selections + selections_bytes_;
+    return {base,
+            reinterpret_cast<float*>(states),
+            reinterpret_cast<float*>(states + states_bytes_),
+            reinterpret_cast<magicpig_selection*>(selections),
+            rest,
+            reinterpret_cast<float*>(rest)};
+  }
+
+  void RunTask(const Task& task, uint32_t thread) {
+    const Scratch scratch = ScratchOf(thread);
+    switch (task.kind) {
+      case Task::kSpan: return RunSpan(task, scratch);
+      case Task::kTile: return RunTile(task, scratch);
+      case Task::kSampled: return RunSampled(task, scratch);
+    }
+  }
+
+  // The query heads [task.head, task.head + task.heads) of the task's rows, row by row.
+  void PrepareQueries(const Task& task, uint8_t* prepared) const {
+    const uint32_t bytes = kernels_.query_bytes(dim_);
+    for (uint32_t row = 0; row < task.rows; ++row) {
+      for (uint32_t head = 0; head < task.heads; ++head) {
+        kernels_.prepare_query(Query(task, row, head), scale_, dim_, prepared);
+        prepared += bytes;
+      }
+    }
+  }
+
+  const float* Query(const Task& task, uint32_t row, uint32_t head) const {
+    const size_t index = step_.entries()[task.entry].row + task.row + row;
+    return args_.queries.data + index * args_.queries.stride + QueryHead(task, head) * size_t{dim_};
+  }
+
+  uint32_t QueryHead(const Task& task, uint32_t head) const { return task.kv_head * group_ + task.head + head; }
+
+  void RunSpan(const Task& task, const Scratch& scratch) {
+    const Step::Entry& entry = step_.entries()[task.entry];
+    PrepareQueries(task, scratch.queries);
+    float* states = task.parts == 1 ? scratch.states : Partials(task, task.part);
+    for (uint32_t head = 0; head < group_; ++head) ResetState(states + head * state_size_, dim_);
+    kernels_.extend_span(entry.sequence->Rows(args_.layer, task.kv_head), task.begin, task.end, scratch.queries, group_,
+                         states);
+    if (task.parts == 1) {
+      Finish(task, states);
+    } else if (LastPart(task)) {
+      MergeParts(task);
+    }
+  }
+
+  void RunTile(const Task& task, const Scratch& scratch) {
+    const Step::Entry& entry = step_.entries()[task.entry];
+    const HeadRows rows = entry.sequence->Rows(args_.layer, task.kv_head);
+    PrepareQueries(task, scratch.queries);
+    const uint32_t count = task.rows * group_;
+    const QueryTile tile{scratch.queries, count, group_, entry.start + task.row};
+    if (task.parts > 1) {
+      float* states = Partials(task, task.part);
+      for (uint32_t i = 0; i < count; ++i) ResetState(states + i * state_size_, dim_);
+      kernels_.extend_tile(rows, task.begin, task.end, tile, states, scratch.tile);
+      if (LastPart(task)) MergeParts(task);
+      return;
+    }
+    // The same parts as when they are tasks of their own, merged in the same order: how a prompt was cut into steps, and
+    // on how many threads it runs, then leaves no trace in the result.
+    for (uint32_t begin = 0; begin < task.end; begin += kTileSegment) {
+      float* states = begin == 0 ? scratch.states : scratch.part;
+      for (uint32_t i = 0; i < count; ++i) ResetState(states + i * state_size_, dim_);
+      kernels_.extend_tile(rows, begin, std::min(task.end, begin + kTileSegment), tile, states, scratch.tile);
+      if (begin == 0) continue;
+      for (uint32_t i = 0; i < count; ++i) {
+        MergeState(scratch.states + i * state_size_, scratch.part + i * state_size_, dim_);
+      }
+    }
+    Finish(task, scratch.states);
+  }
+
+  void RunSampled(const Task& task, const Scratch& scratch) {
+    if (failed_entry_.load(std::memory_order_relaxed) != kNone) return;
+    const Step::Entry& entry = step_.entries()[task.entry];
+    const Sampling& sampling = *SamplingOf(task.entry);
+    const magicpig_selector& selector = *sampling.selector;
+    const HeadRows rows = entry.sequence->Rows(args_.layer, task.kv_head);
+    const uint32_t position = entry.start + task.row, indexed = sampling.end - sampling.begin;
+
+    const magicpig_selector_args request{args_.layer * shape_.kv_heads + task.kv_head,
+                                         QueryHead(task, 0),
+                                         task.heads,
+                                         dim_,
+                                         indexed,
+                                         position,
+                                         Query(task, 0, 0)};
+    magicpig_selection* selections = scratch.selections;
+    if (selector.select(selector.context, &request, selections) != 0) {
+      return Fail(task.entry, "failed to select (out of memory, or its index is no longer there)");
+    }
+    for (uint32_t head = 0; head < task.heads; ++head) {
+      if (const char* fault = FaultOf(selections[head], indexed)) return Fail(task.entry, fault);
+    }
+
+    PrepareQueries(task, scratch.queries);
+    for (uint32_t head = 0; head < task.heads; ++head) ResetState(scratch.states + head * state_size_, dim_);
+    kernels_.extend_span(rows, 0, sampling.begin, scratch.queries, task.heads, scratch.states);
+    kernels_.extend_span(rows, sampling.end, position + 1, scratch.queries, task.heads, scratch.states);
+    uint64_t keys = uint64_t{task.heads} * (position + 1 - indexed);
+    for (uint32_t head = 0; head < task.heads; ++head) {
+      kernels_.extend_selection(rows, sampling.begin, selections[head],
+                                scratch.queries + head * kernels_.query_bytes(dim_), Query(task, 0, head), scale_,
+                                scratch.scores, scratch.states + head * state_size_);
+      keys += selections[head].count;
+    }
+    FinishRows(task, scratch.states, [&](uint32_t) { return keys; });
+  }
+
+  // What is wrong with a selection, or nullptr.
+  static const char* FaultOf(const magicpig_selection& selection, uint32_t indexed) {
+    if (selection.count == 0) return nullptr;
+    if (selection.ids == nullptr) return "returned no ids";
+    // The ids ascend strictly, so that the last one bounds them all.
+    if (selection.count > indexed || selection.ids[selection.count - 1] >= indexed) {
+      return "returned ids beyond the sampled tokens";
+    }
+    switch (selection.correction) {
+      case MAGICPIG_CORRECTION_NONE: return nullptr;
+      case MAGICPIG_CORRECTION_COSINE_TABLE:
+        return selection.table == nullptr || selection.table_size < 2 || selection.inverse_norms == nullptr
+                   ? "returned no correction table, or no norms"
+                   : nullptr;
+      case MAGICPIG_CORRECTION_LOG_PROBABILITY:
+        return selection.log_probability == nullptr ? "returned no log-probabilities" : nullptr;
+    }
+    return "returned an unknown correction";
+  }
+
+  void Fail(uint32_t entry, const char* reason) {
+    failure_.store(reason, std::memory_order_relaxed);
+    failed_entry_.store(entry);
+  }
+
+  float* Partials(const Task& task, uint32_t part) const {
+    auto* base = reinterpret_cast<float*>(store_.workspace().partials.data());
+    return base + task.partials + size_t{part} * task.rows * task.heads * state_size_;
+  }
+
+  // Whether all other parts are done.
+  bool LastPart(const Task& task) {
+    return store_.workspace().remaining[task.remaining].fetch_sub(1, std::memory_order_acq_rel) == 1;
+  }
+
+  void MergeParts(const Task& task) {
+    const size_t states = size_t{task.rows} * task.heads;
+    float* into = Partials(task, 0);
+    for (uint32_t part = 1; part < task.parts; ++part) {
+      const float* from = Partials(task, part);
+      for (size_t i = 0; i < states; ++i) MergeState(into + i * state_size_, from + i * state_size_, dim_);
+    }
+    Finish(task, into);
+  }
+
+  // Writes the results of exact attention.
+  void Finish(const Task& task, float* states) {
+    const uint32_t first = step_.entries()[task.entry].start + task.row;
+    FinishRows(task, states, [&](uint32_t row) { return uint64_t{first + row + 1} * task.heads; });
+  }
+
+  template <typename Keys>
+  void FinishRows(const Task& task, float* states, Keys keys) {
+    const size_t first = step_.entries()[task.entry].row + task.row;
+    for (uint32_t row = 0; row < task.rows; ++row) {
+      for (uint32_t head = 0; head < task.heads; ++head) {
+        float* state = states + (row * task.heads + head) * state_size_;
+        const size_t query_head = QueryHead(task, head);
+        const float sum = StateSum(state, dim_), inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+        float* out = args_.output.data + (first + row) * args_.output.stride + query_head * dim_;
+        for (uint32_t i = 0; i < dim_; ++i) out[i] = state[i] * inverse;
+        if (args_.log_sum_exp != nullptr) {
+          args_.log_sum_exp[(first + row) * shape_.query_heads + query_head] =
+              sum > 0.0f ? StateMax(state, dim_) + std::log(sum) : -INFINITY;
+        }
+      }
+      if (args_.keys_read != nullptr) keys_read_[first + row].fetch_add(keys(row), std::memory_order_relaxed);
+    }
+  }
+
+  const Step& step_;
+  const AttendArgs& args_;
+  Store& store_;
+  const Shape& shape_;
+  const Kernels& kernels_;
+  const uint32_t dim_, group_, state_size_;
+  const float scale_;
+
+  std::vector<Task> tasks_;
+  std::vector<Task> part_tasks_;  // one task of each set of parts
+  uint64_t work_ = 0;             // about keys times KV heads
+  uint32_t largest_tile_ = 0;     // rows
+  uint32_t largest_selection_ = 0;
+  size_t partials_ = 0;  // floats
+  size_t counters_ = 0;
+  size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0;
+  std::vector<std::atomic<uint64_t>> keys_read_;  // (rows)
+  std::atomic<uint32_t> failed_entry_{kNone};
+  std::atomic<const char*> failure_{""};
+};
+
+Status CheckSampling(const Step& step, const AttendArgs& args) {
+  if (args.sampling == nullptr) return std::nullopt;
+  const Shape& shape = step.store().shape();
+  for (size_t e = 0; e < args.sampling->size(); ++e) {
+    const Sampling& sampling = (*args.sampling)[e];
+    if (sampling.selector == nullptr) continue;
+    const std::string name = "sampling[" + std::to_string(e) + "]";
+    const Step::Entry& entry = step.entries()[e];
+    if (sampling.begin > sampling.end || sampling.end > entry.start + 1) {
+      return Error{ErrorCode::kInvalidArgument,
+                   name + " samples tokens [" + std::to_string(sampling.begin) + ", " + std::to_string(sampling.end) +
+                       "); the entry's first query sees only tokens 0 to " + std::to_string(entry.start) + "."};
+    }
+    const magicpig_selector& selector = *sampling.selector;
+    if (selector.head_dim != shape.dim) {
+      return Error{ErrorCode::kSelector, name + ".selector was built for head dimension " +
+                                             std::to_string(selector.head_dim) + "; the store has " +
+                                             std::to_string(shape.dim) + "."};
+    }
+    const uint32_t heads = (args.layer + 1) * shape.kv_heads;
+    if (selector.heads < heads) {
+      return Error{ErrorCode::kSelector, name + ".selector has " + std::to_string(selector.heads) +
+                                             " heads; layer " + std::to_string(args.layer) + " needs at least " +
+                                             std::to_string(heads) + " (layer * kvHeads + kvHead)."};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Status Attend(const Step& step, const AttendArgs& args) {
+  if (Status status = step.Check()) return status;
+  if (!step.appended(args.layer)) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "Layer " + std::to_string(args.layer) + " has no keys for this step; call append() first."};
+  }
+  if (Status status = CheckSampling(step, args)) return status;
+  return Attention(step, args).Run();
+}
+
+}  // namespace magicpig::kv

@@ -1,0 +1,34 @@
+// Attention of a step's queries over its sequences: cuts the work into tasks and merges the parts.
+#ifndef MAGICPIG_KV_ATTENTION_H_
+#define MAGICPIG_KV_ATTENTION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "magicpig/selector.h"
+#include "store.h"
+
+namespace magicpig::kv {
+
+// Tokens [begin, end) of an entry are sampled by `selector`; nullptr for exact attention.
+struct Sampling {
+  const magicpig_selector* selector = nullptr;
+  uint32_t begin = 0;
+  uint32_t end = 0;
+};
+
+struct AttendArgs {
+  uint32_t layer;
+  ConstRows queries;   // (rows, query_heads * dim)
+  MutableRows output;  // (rows, query_heads * dim)
+  const std::vector<Sampling>* sampling = nullptr;  // (entries), or nullptr when all are exact
+  float* log_sum_exp = nullptr;                     // (rows, query_heads)
+  double* keys_read = nullptr;                      // (rows), added to
+};
+
+// Throws std::bad_alloc before anything is computed.
+Status Attend(const Step& step, const AttendArgs& args);
+
+}  // namespace magicpig::kv
+
+#endif  // MAGICPIG_KV_ATTENTION_H_

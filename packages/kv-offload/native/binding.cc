@@ -1,0 +1,269 @@
+// The addon: unpacks arguments, checks handles and shapes, calls.
+#include <napi.h>
+
+#include <cmath>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "isa.h"
+#include "magicpig/pool.h"
+#include "magicpig/selector.h"
+#include "magicpig/thread_pool.h"
+#include "store.h"
+
+namespace {
+
+using namespace magicpig::kv;
+
+constexpr napi_type_tag kStoreTag = {0x6d61676963706967ull, 0x6b7673746f726500ull};
+constexpr napi_type_tag kSequenceTag = {0x6d61676963706967ull, 0x6b7673657175656eull};
+constexpr napi_type_tag kStepTag = {0x6d61676963706967ull, 0x6b76737465700000ull};
+constexpr napi_type_tag kPoolTag = {MAGICPIG_POOL_TAG_LOWER, MAGICPIG_POOL_TAG_UPPER};
+constexpr napi_type_tag kSelectorTag = {MAGICPIG_SELECTOR_TAG_LOWER, MAGICPIG_SELECTOR_TAG_UPPER};
+
+const char* CodeName(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument: return "INVALID_ARGUMENT";
+    case ErrorCode::kOutOfMemory: return "OUT_OF_MEMORY";
+    case ErrorCode::kDisposed: return "DISPOSED";
+    case ErrorCode::kStaleStep: return "STALE_STEP";
+    case ErrorCode::kSelector: return "SELECTOR";
+  }
+  return "INVALID_ARGUMENT";
+}
+
+Napi::Value Throw(Napi::Env env, const Error& error) {
+  Napi::Error thrown = Napi::Error::New(env, error.message);
+  Napi::Object value = thrown.Value();
+  value.Set("code", CodeName(error.code));
+  if (error.code == ErrorCode::kOutOfMemory) {
+    value.Set("requestedBytes", static_cast<double>(error.requested_bytes));
+    value.Set("availableBytes",
+              error.available_bytes == UINT64_MAX ? INFINITY : static_cast<double>(error.available_bytes));
+  }
+  thrown.ThrowAsJavaScriptException();
+  return env.Undefined();
+}
+
+Napi::Value Finish(Napi::Env env, const Status& status) { return status ? Throw(env, *status) : env.Undefined(); }
+
+// The pointer inside an External with this tag; nullptr for anything else.
+template <typename T>
+T* Unwrap(const Napi::Value& value, const napi_type_tag& tag) {
+  if (!value.IsExternal()) return nullptr;
+  bool same = false;
+  if (napi_check_object_type_tag(value.Env(), value, &tag, &same) != napi_ok || !same) return nullptr;
+  return value.As<Napi::External<T>>().Data();
+}
+
+template <typename T>
+Napi::Value Wrap(Napi::Env env, T* data, const napi_type_tag& tag) {
+  Napi::External<T> external = Napi::External<T>::New(env, data, [](Napi::Env, T* finished) { delete finished; });
+  napi_type_tag_object(env, external, &tag);
+  return external;
+}
+
+// Runs a function whose first argument is a handle of type T, and reports memory that the system did not give.
+template <typename T, const napi_type_tag& kTag, Napi::Value (*kFunction)(const Napi::CallbackInfo&, T&)>
+Napi::Value WithHandle(const Napi::CallbackInfo& info) {
+  T* handle = Unwrap<T>(info[0], kTag);
+  if (handle == nullptr) return Throw(info.Env(), {ErrorCode::kInvalidArgument, "Not a handle of this addon."});
+  try {
+    return kFunction(info, *handle);
+  } catch (const std::bad_alloc&) {
+    return Throw(info.Env(), {ErrorCode::kOutOfMemory, "The system gave no memory.", 0, UINT64_MAX});
+  }
+}
+
+using StoreHandle = std::shared_ptr<Store>;
+using SequenceHandle = std::shared_ptr<Sequence>;
+using StepHandle = std::unique_ptr<Step>;
+
+uint32_t Number(const Napi::Value& value) { return value.As<Napi::Number>().Uint32Value(); }
+
+Napi::Value CreateStore(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object options = info[0].As<Napi::Object>();
+  const auto number = [&](const char* name) { return Number(options.Get(name)); };
+  const std::string dtype = options.Get("dtype").As<Napi::String>();
+  const Shape shape{number("layers"),  number("kvHeads"),    number("queryHeads"),
+                    number("headDim"), number("pageTokens"), dtype == "f32" ? Dtype::kF32 : Dtype::kBf16};
+  const double max_bytes = options.Get("maxBytes").As<Napi::Number>().DoubleValue();
+  try {
+    magicpig_pool pool;
+    if (const Napi::Value given = options.Get("pool"); given.IsUndefined()) {
+      pool = magicpig::ThreadPool::Create(number("threads"));
+    } else {
+      const auto* handle = Unwrap<magicpig_pool>(given, kPoolTag);
+      if (handle == nullptr || handle->abi != MAGICPIG_POOL_ABI) {
+        return Throw(env, {ErrorCode::kInvalidArgument,
+                           "pool is not a thread pool of this version of magicpig/pool.h; pass CpuBackend.pool, or "
+                           "leave it out."});
+      }
+      pool = *handle;
+      pool.retain(pool.context);
+    }
+    const uint64_t limit = max_bytes >= 1.8e19 ? UINT64_MAX : static_cast<uint64_t>(max_bytes);
+    return Wrap(env, new StoreHandle(std::make_shared<Store>(shape, limit, pool)), kStoreTag);
+  } catch (const std::bad_alloc&) {
+    return Throw(env, {ErrorCode::kOutOfMemory, "The system gave no memory.", 0, UINT64_MAX});
+  }
+}
+
+Napi::Value StoreStats(const Napi::CallbackInfo& info, StoreHandle& store) {
+  const PagePool& pages = store->pages();
+  Napi::Object stats = Napi::Object::New(info.Env());
+  stats.Set("pages", static_cast<double>(pages.pages()));
+  stats.Set("pageBytes", static_cast<double>(pages.page_bytes()));
+  stats.Set("bytes", static_cast<double>(pages.bytes()));
+  stats.Set("reservedBytes", static_cast<double>(pages.reserved_bytes()));
+  stats.Set("slabs", static_cast<double>(pages.slabs()));
+  stats.Set("hugePages", pages.huge_pages());
+  stats.Set("threads", store->pool().threads);
+  return stats;
+}
+
+Napi::Value StoreBytes(const Napi::CallbackInfo& info, StoreHandle& store) {
+  return Napi::Number::New(info.Env(), static_cast<double>(store->pages().bytes()));
+}
+
+Napi::Value DisposeStore(const Napi::CallbackInfo& info, StoreHandle& store) {
+  store->Dispose();
+  return info.Env().Undefined();
+}
+
+Napi::Value OpenSequence(const Napi::CallbackInfo& info, StoreHandle& store) {
+  if (store->disposed()) return Throw(info.Env(), {ErrorCode::kDisposed, "The store was disposed of."});
+  return Wrap(info.Env(), new SequenceHandle(store->Open()), kSequenceTag);
+}
+
+// An error when the sequence cannot be used any more.
+Status CheckAlive(const Sequence& sequence) {
+  if (sequence.disposed()) return Error{ErrorCode::kDisposed, "The sequence or its store was disposed of."};
+  return std::nullopt;
+}
+
+Napi::Value SequenceLength(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  return Napi::Number::New(info.Env(), sequence->length());
+}
+
+Napi::Value ForkSequence(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  return Wrap(info.Env(), new SequenceHandle(sequence->Fork()), kSequenceTag);
+}
+
+Napi::Value TruncateSequence(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  sequence->Truncate(Number(info[1]));
+  return info.Env().Undefined();
+}
+
+Napi::Value DisposeSequence(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  sequence->Dispose();
+  return info.Env().Undefined();
+}
+
+// (sequence, kind, layer, kvHead, begin, end, out)
+Napi::Value ReadRows(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  const bool values = Number(info[1]) == 1;
+  const HeadRows rows = sequence->Rows(Number(info[2]), Number(info[3]));
+  const uint32_t begin = Number(info[4]), end = Number(info[5]);
+  float* out = info[6].As<Napi::Float32Array>().Data();
+  const Kernels& kernels = sequence->store()->kernels();
+  for (uint32_t token = begin; token < end; ++token, out += rows.dim) {
+    kernels.load_row(values ? rows.Value(token) : rows.Key(token), rows.dim, out);
+  }
+  return info.Env().Undefined();
+}
+
+// (store, sequences, tokens)
+Napi::Value CreateStep(const Napi::CallbackInfo& info, StoreHandle& store) {
+  const Napi::Array sequences = info[1].As<Napi::Array>(), tokens = info[2].As<Napi::Array>();
+  std::vector<Store::Request> requests;
+  requests.reserve(sequences.Length());
+  for (uint32_t i = 0; i < sequences.Length(); ++i) {
+    auto* sequence = Unwrap<SequenceHandle>(sequences.Get(i), kSequenceTag);
+    if (sequence == nullptr) return Throw(info.Env(), {ErrorCode::kInvalidArgument, "Not a sequence of this addon."});
+    requests.push_back({*sequence, Number(tokens.Get(i))});
+  }
+  StepHandle step;
+  if (Status status = store->MakeStep(std::move(requests), step)) return Throw(info.Env(), *status);
+  return Wrap(info.Env(), new StepHandle(std::move(step)), kStepTag);
+}
+
+ConstRows ReadableRows(const Napi::CallbackInfo& info, size_t first) {
+  const float* data = info[first].As<Napi::Float32Array>().Data();
+  return {data + info[first + 1].As<Napi::Number>().Int64Value(),
+          static_cast<size_t>(info[first + 2].As<Napi::Number>().Int64Value())};
+}
+
+// (step, layer, keys, offset, stride, values, offset, stride)
+Napi::Value Append(const Napi::CallbackInfo& info, StepHandle& step) {
+  return Finish(info.Env(), step->Append(Number(info[1]), ReadableRows(info, 2), ReadableRows(info, 5)));
+}
+
+// (step, layer, queries, offset, stride, output, offset, stride, sampling, logSumExp, keysRead)
+Napi::Value Attend(const Napi::CallbackInfo& info, StepHandle& step) {
+  AttendArgs args{};
+  args.layer = Number(info[1]);
+  args.queries = ReadableRows(info, 2);
+  const ConstRows output = ReadableRows(info, 5);
+  args.output = {const_cast<float*>(output.data), output.stride};
+  std::vector<Sampling> sampling;
+  if (!info[8].IsUndefined()) {
+    const Napi::Array given = info[8].As<Napi::Array>();
+    sampling.resize(given.Length());
+    for (uint32_t i = 0; i < given.Length(); ++i) {
+      const Napi::Value element = given.Get(i);
+      if (!element.IsObject()) continue;
+      const Napi::Object entry = element.As<Napi::Object>();
+      const auto* selector = Unwrap<magicpig_selector>(entry.Get("selector"), kSelectorTag);
+      if (selector == nullptr || selector->abi != MAGICPIG_SELECTOR_ABI) {
+        return Throw(info.Env(), {ErrorCode::kSelector,
+                                  "sampling[" + std::to_string(i) + "].selector is not a selector of this version of " +
+                                      "magicpig/selector.h; pass, for example, SimHashTables.selector of @magicpig/lsh."});
+      }
+      sampling[i] = {selector, Number(entry.Get("begin")), Number(entry.Get("end"))};
+    }
+    args.sampling = &sampling;
+  }
+  if (!info[9].IsUndefined()) args.log_sum_exp = info[9].As<Napi::Float32Array>().Data();
+  if (!info[10].IsUndefined()) args.keys_read = info[10].As<Napi::Float64Array>().Data();
+  return Finish(info.Env(), magicpig::kv::Attend(*step, args));
+}
+
+Napi::Value RollbackStep(const Napi::CallbackInfo& info, StepHandle& step) {
+  return Finish(info.Env(), step->Rollback());
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  exports.Set("isa", IsaName(ActiveIsa()));
+  add("createStore", CreateStore);
+  add("storeStats", WithHandle<StoreHandle, kStoreTag, StoreStats>);
+  add("storeBytes", WithHandle<StoreHandle, kStoreTag, StoreBytes>);
+  add("disposeStore", WithHandle<StoreHandle, kStoreTag, DisposeStore>);
+  add("openSequence", WithHandle<StoreHandle, kStoreTag, OpenSequence>);
+  add("sequenceLength", WithHandle<SequenceHandle, kSequenceTag, SequenceLength>);
+  add("forkSequence", WithHandle<SequenceHandle, kSequenceTag, ForkSequence>);
+  add("truncateSequence", WithHandle<SequenceHandle, kSequenceTag, TruncateSequence>);
+  add("disposeSequence", WithHandle<SequenceHandle, kSequenceTag, DisposeSequence>);
+  add("readRows", WithHandle<SequenceHandle, kSequenceTag, ReadRows>);
+  add("createStep", WithHandle<StoreHandle, kStoreTag, CreateStep>);
+  add("append", WithHandle<StepHandle, kStepTag, Append>);
+  add("attend", WithHandle<StepHandle, kStepTag, Attend>);
+  add("rollbackStep", WithHandle<StepHandle, kStepTag, RollbackStep>);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(magicpig_kv_offload, Init)

@@ -1,0 +1,92 @@
+// The attention kernels behind run-time dispatch: one table of functions for each instruction set and element type.
+// None of them allocates or throws.
+#ifndef MAGICPIG_KV_KERNELS_H_
+#define MAGICPIG_KV_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+#include "magicpig/selector.h"
+
+// Functions that source files with different instruction sets share are forced inline, so that the linker cannot pick
+// the copy that the present CPU does not run.
+#define MAGICPIG_INLINE inline __attribute__((always_inline))
+
+namespace magicpig::kv {
+
+enum class Dtype : uint32_t { kBf16, kF32 };
+
+// Keys a tile. Tiles start at multiples of it, so that sums do not depend on where a chunk or a page begins.
+inline constexpr uint32_t kTileKeys = 64;
+
+// Elements of a row as the kernels hold it in registers: whole vectors of every instruction set.
+constexpr MAGICPIG_INLINE uint32_t PaddedDim(uint32_t dim) { return (dim + 31) / 32 * 32; }
+
+// A partial softmax of one query head, unnormalised: `o` (PaddedDim(dim)) = sum e^{s_i - max} v_i, then max, then
+// sum = sum e^{s_i - max}, then unused floats up to a multiple of 64 bytes.
+constexpr MAGICPIG_INLINE uint32_t StateSize(uint32_t dim) { return PaddedDim(dim) + 16; }
+MAGICPIG_INLINE float& StateMax(float* state, uint32_t dim) { return state[PaddedDim(dim)]; }
+MAGICPIG_INLINE float& StateSum(float* state, uint32_t dim) { return state[PaddedDim(dim) + 1]; }
+
+// Where the rows of one KV head of one layer of one sequence lie.
+struct HeadRows {
+  const uint8_t* const* pages;  // (pages of the sequence)
+  size_t keys;                  // bytes from a page's start to the head's keys (page_tokens, dim)
+  size_t values;                // likewise for its values
+  uint32_t page_shift;          // log2 of page_tokens
+  uint32_t row_bytes;
+  uint32_t dim;
+
+  MAGICPIG_INLINE const uint8_t* Key(uint32_t token) const { return Row(token) + keys; }
+  MAGICPIG_INLINE const uint8_t* Value(uint32_t token) const { return Row(token) + values; }
+
+ private:
+  MAGICPIG_INLINE const uint8_t* Row(uint32_t token) const {
+    return pages[token >> page_shift] + static_cast<size_t>(token & ((1u << page_shift) - 1)) * row_bytes;
+  }
+};
+
+// Tile of query rows for ExtendTile: row r belongs to position first + r / group.
+struct QueryTile {
+  const void* queries;  // (rows), prepared
+  uint32_t rows;
+  uint32_t group;
+  uint32_t first;
+};
+
+struct Kernels {
+  // Bytes of one prepared query.
+  uint32_t (*query_bytes)(uint32_t dim);
+  // Bytes of working memory that extend_tile needs.
+  size_t (*tile_bytes)(uint32_t dim);
+
+  // float32 row (dim) to a stored row, rounding to nearest even, and back.
+  void (*store_row)(const float* row, uint32_t dim, uint8_t* stored);
+  void (*load_row)(const uint8_t* stored, uint32_t dim, float* row);
+
+  // query (dim) * scale in the form that the other functions read. Queries are prepared one behind the other.
+  void (*prepare_query)(const float* query, float scale, uint32_t dim, void* prepared);
+
+  // Extends the states of `count` query heads by the tokens [begin, end), exactly.
+  void (*extend_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
+                      float* states);
+
+  // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says.
+  // query (dim) is the raw query and scale the factor it was prepared with; scores has room for count + 16 floats.
+  void (*extend_selection)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
+                           const void* prepared, const float* query, float scale, float* scores, float* state);
+
+  // Extends the states of a tile of queries by the tokens [begin, end) that lie at or before each query's position.
+  // begin is a multiple of kTileKeys.
+  void (*extend_tile)(const HeadRows& rows, uint32_t begin, uint32_t end, const QueryTile& tile, float* states,
+                      void* scratch);
+};
+
+const Kernels& KernelsFor(Isa isa, Dtype dtype);
+
+inline constexpr uint32_t ElementBytes(Dtype dtype) { return dtype == Dtype::kF32 ? 4 : 2; }
+
+}  // namespace magicpig::kv
+
+#endif  // MAGICPIG_KV_KERNELS_H_

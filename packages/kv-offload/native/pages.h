@@ -1,0 +1,55 @@
+// Fixed-size pages cut from large slabs of memory.
+#ifndef MAGICPIG_KV_PAGES_H_
+#define MAGICPIG_KV_PAGES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace magicpig::kv {
+
+struct Slab;
+
+struct Page {
+  uint8_t* data = nullptr;  // (page_bytes), 64-byte aligned
+  uint32_t references = 0;  // sequences that hold it
+  Slab* slab = nullptr;
+};
+
+// Not thread-safe: only the thread that makes steps takes and gives back pages.
+class PagePool {
+ public:
+  explicit PagePool(size_t page_bytes);
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // A page with one reference and undefined contents; nullptr when the system gives no memory.
+  Page* Take();
+  void Retain(Page* page) { ++page->references; }
+  void Release(Page* page);
+  // Frees all pages at once, whoever holds them.
+  void Clear();
+
+  size_t page_bytes() const { return page_bytes_; }
+  // Pages in use.
+  uint64_t pages() const { return pages_; }
+  uint64_t bytes() const { return pages_ * page_bytes_; }
+  uint64_t reserved_bytes() const;
+  size_t slabs() const { return slabs_.size(); }
+  // Whether the system accepted the request for huge pages on every slab.
+  bool huge_pages() const;
+
+ private:
+  Slab* AddSlab();
+
+  const size_t page_bytes_;
+  const uint32_t pages_per_slab_;
+  uint64_t pages_ = 0;
+  std::vector<std::unique_ptr<Slab>> slabs_;
+};
+
+}  // namespace magicpig::kv
+
+#endif  // MAGICPIG_KV_PAGES_H_
