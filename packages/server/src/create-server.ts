@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import cors from '@fastify/cors';
 import type { AttentionOptions, LlamaModel } from '@magicpig/model-llama';
-import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from 'fastify';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions, LogController } from 'fastify';
 import { answerRequest } from './answer-request.js';
 import { ApiError } from './api-error.js';
 import { chatFormat } from './chat-format.js';
@@ -66,7 +66,7 @@ export function createServer(options: ServerOptions): FastifyInstance {
     return503OnClosing: false, // the preParsing hook below answers in OpenAI's shape
     routerOptions: { ignoreTrailingSlash: true },
     schemaErrorFormatter: validationError,
-    frameworkErrors: (error, _request, reply) => {
+    frameworkErrors: (error, _request, reply: FastifyReply) => {
       const apiError = toApiError(error); // a URL that cannot be decoded, before any route is known
       reply.status(apiError.status).send(apiError.toBody());
     },

@@ -3,7 +3,6 @@ import type { Check } from '../doctor/check.js';
 import { checkAddons } from '../doctor/check-addons.js';
 import { checkCuda } from '../doctor/check-cuda.js';
 import { checkMachine } from '../doctor/check-machine.js';
-import { checkModelCache } from '../doctor/check-model-cache.js';
 import type { CommandContext } from './command-context.js';
 
 const MARKS: Record<Check['status'], string> = { ok: 'ok     ', info: '-      ', warning: 'warning', error: 'BROKEN ' };
@@ -16,12 +15,7 @@ export function doctorCommand(context: CommandContext, setExitCode: (code: numbe
     .option('--json', 'print the findings as JSON');
   return command.action(async () => {
     const flags = command.opts<{ cacheDir?: string; json?: boolean }>();
-    const checks = [
-      ...checkMachine(),
-      ...(await checkAddons()),
-      await checkCuda(),
-      await checkModelCache(flags.cacheDir),
-    ];
+    const checks = [...checkMachine(), ...(await checkAddons()), await checkCuda()];
     const broken = checks.filter(({ status }) => status === 'error');
     setExitCode(broken.length === 0 ? 0 : 1);
     if (flags.json) {
