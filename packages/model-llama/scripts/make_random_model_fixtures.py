@@ -88,9 +88,11 @@ def make(name: str) -> dict:
         logits = model(torch.from_numpy(prompt)[None]).logits[0].numpy()
         rotary = model.model.rotary_emb
         frequencies, scale = rotary.inv_freq.numpy().copy(), float(rotary.attention_scaling)
-        # A fresh rotary state: `dynamic` scaling remembers the longest context it saw.
+        ids = torch.from_numpy(prompt)[None]
+        # Without a mask, prompt tokens that happen to be the padding token would be masked.
         tokens = model.generate(
-            torch.from_numpy(prompt)[None], max_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=None,
+            pad_token_id=0,
         )[0, PROMPT_TOKENS:]
     return {
         "name": name,

@@ -26,7 +26,7 @@ const INDEX_KEYS = 131_072;
 export interface EngineOptions {
   llama: Llama;
   cache: KvCache;
-  policies: PolicyFactory;
+  policies: Pick<PolicyFactory, 'policy'>;
   tokenizer: Pick<Tokenizer, 'stream' | 'eosTokens' | 'vocabSize'>;
   /** Longest context, prompt and answer. */
   contextTokens: number;
@@ -119,6 +119,7 @@ export class Engine implements Disposable {
     });
     this.#scheduler.add(sequence);
     this.#sequences.set(id, sequence);
+    this.#admit(); // so that only those wait that must
   }
 
   /** Ends a request at once and frees its memory; its listener hears nothing more. Unknown ids are ignored. */

@@ -27,7 +27,7 @@ export interface KvSequence extends Disposable {
 
 export interface AttendOptions {
   /** One for each entry of the step: `null` or absent for exact attention. */
-  sampling?: (Sampling | null)[];
+  sampling?: readonly (Sampling | null)[];
   /** Adds to each row, [R], the keys attended, summed over query heads. */
   keysRead?: Float64Array;
 }
@@ -52,7 +52,7 @@ export interface KvCache extends Disposable {
   /** Bytes that a sequence of so many tokens takes. */
   bytesFor(tokens: number): number;
   /** Makes room for the rows of all entries, or throws with nothing changed. Each `sequence.length` grows by `tokens`. */
-  step(entries: { sequence: KvSequence; tokens: number }[]): KvStep;
+  step(entries: readonly { sequence: KvSequence; tokens: number }[]): KvStep;
   /** Keys of tokens [begin, end) of one head, after RoPE, as float32 [(end - begin) * headDim]. */
   readKeys(
     sequence: KvSequence,

@@ -22,8 +22,10 @@ export interface MagicPigPolicyOptions {
 /** A centre from fewer keys is noise; sampling waits for so many. */
 const LEAST_KEYS = 16;
 
-/** Ids in a table are local to segments of so many keys (16 bits). */
-const SEGMENT_KEYS = 65536;
+/** How `@magicpig/lsh` keeps keys: sorted in segments of so many, the last few of them in smaller ones and a list of codes. */
+const SEGMENT_KEYS = 65535;
+const SMALL_SEGMENTS = 4;
+const LISTED_KEYS = 8192;
 
 /**
  * Attention by LSH sampling (arXiv 2410.16179, Algorithm 1): decoded tokens attend exactly to the first `sink` and the last
@@ -62,10 +64,11 @@ export class MagicPigPolicy implements AttentionPolicy {
 
 /** Bytes of the tables of one head, at most. */
 function tableBytes(bits: number, tables: number, keys: number, dim: number): number {
-  const segments = Math.ceil(keys / SEGMENT_KEYS);
-  const offsets = segments * tables * (2 ** bits + 1) * 4;
-  const ids = keys * (tables * 2 + 4);
-  return offsets + ids + dim * 4;
+  const segments = Math.ceil(keys / SEGMENT_KEYS) + SMALL_SEGMENTS;
+  const starts = segments * tables * (2 ** bits + 1) * 2;
+  const ids = (keys + Math.min(keys, LISTED_KEYS)) * tables * 2;
+  const norms = keys * 4 * 2; // grown ahead of need
+  return starts + ids + norms + dim * 4 + 1024;
 }
 
 class MagicPigSequence implements SequenceAttention {

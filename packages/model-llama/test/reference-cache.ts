@@ -35,7 +35,7 @@ export class ReferenceCache implements KvCache {
     };
   }
 
-  step(entries: { sequence: KvSequence; tokens: number }[]): KvStep {
+  step(entries: readonly { sequence: KvSequence; tokens: number }[]): KvStep {
     const { queryHeads, kvHeads, headDim } = this.#config;
     // One item a row: its sequence and position.
     const rows = entries.flatMap((entry) => {

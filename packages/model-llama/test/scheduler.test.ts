@@ -1,0 +1,118 @@
+import { describe, expect, it } from 'vitest';
+import { densePolicy } from '../src/dense-policy.js';
+import { EngineBusyError } from '../src/errors.js';
+import type { KvSequence } from '../src/kv-cache.js';
+import { Sampler } from '../src/sampler.js';
+import { type ScheduledEntry, Scheduler } from '../src/scheduler.js';
+import { Sequence } from '../src/sequence.js';
+import { StopStrings } from '../src/stop-strings.js';
+
+const policy = densePolicy();
+let id = 0;
+
+function sequence(promptTokens: number, options: { bytes?: number; sampledPromptTokens?: number } = {}): Sequence {
+  return new Sequence({
+    id: id++,
+    prompt: new Int32Array(promptTokens),
+    maxTokens: 100,
+    eosTokens: new Set(),
+    policy: { ...policy, sampledPromptTokens: options.sampledPromptTokens ?? 0 },
+    sampler: new Sampler(new Int32Array(0)),
+    stops: new StopStrings([]),
+    text: { push: () => '', flush: () => '' },
+    bytes: options.bytes ?? 1,
+    listener: { onEvent() {}, onError() {} },
+  });
+}
+
+/** Admits what fits, giving each a cache that is only a length. */
+function admit(scheduler: Scheduler): Sequence[] {
+  const admitted = scheduler.admit();
+  for (const one of admitted) {
+    const cache = { length: 0, truncate() {}, [Symbol.dispose]() {} } as KvSequence;
+    one.memory = { cache, attention: { ...policy.open(cache), [Symbol.dispose]() {} } };
+  }
+  return admitted;
+}
+
+function run(entries: ScheduledEntry[]): number[] {
+  for (const { sequence, tokens } of entries) (sequence.memory!.cache as { length: number }).length += tokens.length;
+  return entries.map(({ tokens }) => tokens.length);
+}
+
+const OPTIONS = { maxSequences: 3, maxQueue: 2, maxBytes: 10, chunkTokens: 8 };
+
+describe('scheduler', () => {
+  it('cuts prompts at fixed positions, and at the end of the exact part', () => {
+    const scheduler = new Scheduler(OPTIONS);
+    scheduler.add(sequence(21, { sampledPromptTokens: 3 }));
+    admit(scheduler);
+    const chunks: number[] = [];
+    for (let i = 0; i < 5; i += 1) chunks.push(...run(scheduler.schedule()));
+    expect(chunks).toEqual([8, 8, 2, 3, 1]);
+  });
+
+  it('decodes everybody and prefills at most one chunk a step, in turns', () => {
+    const scheduler = new Scheduler(OPTIONS);
+    const [decoding, long, other] = [sequence(1), sequence(24), sequence(24)];
+    scheduler.add(decoding);
+    admit(scheduler);
+    run(scheduler.schedule());
+    scheduler.add(long);
+    scheduler.add(other);
+    admit(scheduler);
+    const order: Sequence[] = [];
+    while (long.prefilling || other.prefilling) {
+      const entries = scheduler.schedule();
+      expect(entries.filter((entry) => entry.sequence === decoding).length).toBe(1);
+      const prefill = entries.filter((entry) => entry.sequence.prefilling);
+      expect(prefill.reduce((sum, { tokens }) => sum + tokens.length, 0)).toBeLessThanOrEqual(8);
+      order.push(...prefill.map((entry) => entry.sequence));
+      run(entries);
+    }
+    expect(order).toEqual([long, other, long, other, long, other]);
+  });
+
+  it('lets short prompts share a chunk', () => {
+    const scheduler = new Scheduler(OPTIONS);
+    for (const tokens of [3, 4]) scheduler.add(sequence(tokens));
+    admit(scheduler);
+    expect(run(scheduler.schedule())).toEqual([3, 4]);
+  });
+
+  it('admits in order, by number and by memory, and nobody overtakes', () => {
+    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 10 });
+    const first = sequence(1, { bytes: 6 });
+    const large = sequence(1, { bytes: 5 });
+    const small = sequence(1, { bytes: 1 });
+    for (const one of [first, large, small]) scheduler.add(one);
+    expect(admit(scheduler)).toEqual([first]);
+    scheduler.remove(first);
+    expect(admit(scheduler)).toEqual([large, small]);
+    for (let i = 0; i < 3; i += 1) scheduler.add(sequence(1));
+    expect(admit(scheduler).length).toBe(1);
+    expect(scheduler.waiting).toBe(2);
+  });
+
+  it('refuses more than the queue holds', () => {
+    const scheduler = new Scheduler(OPTIONS);
+    for (let i = 0; i < 3; i += 1) {
+      scheduler.add(sequence(1));
+      admit(scheduler);
+    }
+    for (let i = 0; i < 2; i += 1) scheduler.add(sequence(1));
+    expect(() => scheduler.add(sequence(1))).toThrow(EngineBusyError);
+    scheduler.remove(scheduler.running[0]!);
+    admit(scheduler);
+    scheduler.add(sequence(1));
+  });
+
+  it('with no queue takes what can run at once', () => {
+    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 0 });
+    scheduler.add(sequence(1));
+    admit(scheduler);
+    scheduler.add(sequence(1, { bytes: 9 }));
+    expect(admit(scheduler).length).toBe(1);
+    expect(() => scheduler.add(sequence(1))).toThrow(EngineBusyError);
+  });
+});
