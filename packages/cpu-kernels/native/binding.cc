@@ -8,6 +8,7 @@
 #include <new>
 #include <string>
 
+#include "ceilings.h"
 #include "copy_rows.h"
 #include "cpu_features.h"
 #include "linear.h"
@@ -108,6 +109,20 @@ Napi::Value CreateBackend(const Napi::CallbackInfo& info) {
   const Path* path = FindPath(paths, isa.c_str());
   Backend* backend = OrOutOfMemory<Backend*>(nullptr, [&] { return new Backend(threads, *path->kernels); });
   return backend ? NewHandle(info.Env(), backend) : info.Env().Null();
+}
+
+Napi::Value Ceiling(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Backend* backend = Handle<Backend>(info, 0);
+  Ceilings ceilings;
+  if (!MeasureCeilings(backend->pool, backend->kernels, &ceilings)) return env.Null();
+  Napi::Object operations = Napi::Object::New(env);
+  operations.Set("f32", Napi::Number::New(env, ceilings.operations[static_cast<int>(Format::kF32)]));
+  operations.Set("bf16", Napi::Number::New(env, ceilings.operations[static_cast<int>(Format::kBf16)]));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("readBandwidth", Napi::Number::New(env, ceilings.read_bandwidth));
+  result.Set("operations", operations);
+  return result;
 }
 
 void DisposeBackend(const Napi::CallbackInfo& info) { Handle<Backend>(info, 0)->Close(); }
@@ -313,6 +328,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New<kFunction>(env, name));
   };
   add.operator()<CreateBackend>("createBackend");
+  add.operator()<Ceiling>("ceilings");
   add.operator()<DisposeBackend>("disposeBackend");
   add.operator()<Pool>("pool");
   add.operator()<Allocate>("allocate");

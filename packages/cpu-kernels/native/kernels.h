@@ -29,6 +29,9 @@ struct TileKernels {
   void (*multiply)(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume);
   // Packs `cols` columns of kPanel rows (kPanel, kMaxBlockValues), row-major, into a part of a panel.
   void (*pack_panel)(const float* rows, size_t cols, void* panel);
+  // The processor's ceiling: multiply-adds from registers, as `multiply` does them. Returns the operations done (a multiply-add
+  // is two).
+  uint64_t (*peak)(size_t iterations);
 };
 
 struct Kernels {
@@ -39,6 +42,8 @@ struct Kernels {
   void (*swiglu)(const float* sums, size_t count, float* out);
   // Rotates `heads` heads of one row in place; `table` (head_dim): cosines, then sines.
   void (*rotate)(float* row, const float* table, size_t heads, size_t head_dim);
+  // The memory's ceiling: reads `bytes` (a multiple of 256) in order.
+  void (*read)(const void* data, size_t bytes);
 };
 
 extern const Kernels kPortableKernels;

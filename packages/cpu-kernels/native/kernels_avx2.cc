@@ -41,6 +41,7 @@ struct V8 {
     return {_mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
   }
+  static void Opaque(V8& x) { asm volatile("" : "+x"(x.v)); }
   static V8 Exp(V8 x) { return ExpPolynomial(x); }
 
  private:

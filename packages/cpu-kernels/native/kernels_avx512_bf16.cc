@@ -49,12 +49,27 @@ void MultiplyPairs(const void* tile, int rows, const void* panel, size_t cols, f
   });
 }
 
+uint64_t PeakPairs(size_t iterations) {
+  constexpr int kSums = 12;
+  V16 sums[kSums];
+  for (V16& sum : sums) sum = V16::Broadcast(1);
+  const __m512bh halves = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f003f00));
+  for (size_t i = 0; i < iterations; ++i) {
+    for (V16& sum : sums) {
+      sum.v = _mm512_dpbf16_ps(sum.v, halves, halves);
+      V16::Opaque(sum);
+    }
+  }
+  return iterations * kSums * V16::kLanes * 4;
+}
+
 constexpr Kernels MakeBf16Kernels() {
   Kernels kernels = MakeKernels<V16>();
   TileKernels& bf16 = kernels.tiles[static_cast<int>(Format::kBf16)];
   bf16.input_bytes = sizeof(uint16_t);
   bf16.pack = PackPairs;
   bf16.multiply = MultiplyPairs;
+  bf16.peak = PeakPairs;
   return kernels;
 }
 

@@ -4,7 +4,8 @@
 //   V::Load(p), V::LoadPart(p, n < kLanes, rest zero), V::Broadcast(x), v.Store(p), v.StorePart(p, n)
 //   V::Add, V::Mul, V::Div, V::MulAdd(a, b, c) = a b + c, v.Sum()
 //   V::Even(p), V::Odd(p): first and second elements of kLanes bfloat16 pairs
-//   V::RoundToBf16(v), V::Exp(v)
+//   V::Exp(v)
+//   V::Opaque(v): a value that the compiler knows nothing of, and must have in a register
 #ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
 #define MAGICPIG_CPU_KERNELS_GENERIC_H_
 
@@ -231,17 +232,49 @@ inline V ExpPolynomial(V x) {
   return V::ScaleByPowerOf2(p, n);
 }
 
+// --- Ceilings --------------------------------------------------------------------------------------------------------
+
+template <typename V>
+uint64_t PeakF32(size_t iterations) {
+  constexpr int kSums = 10;  // enough to hide the latency, few enough for sixteen registers
+  V sums[kSums];
+  for (V& sum : sums) sum = V::Broadcast(1);
+  const V a = V::Broadcast(0.5f), b = V::Broadcast(0.25f);
+  for (size_t i = 0; i < iterations; ++i) {
+    for (V& sum : sums) {
+      sum = V::MulAdd(sum, a, b);
+      V::Opaque(sum);
+    }
+  }
+  return iterations * kSums * V::kLanes * 2;
+}
+
+template <typename V>
+void Read(const void* data, size_t bytes) {
+  const float* p = static_cast<const float*>(data);
+  constexpr size_t n = V::kLanes;
+  // Nothing is computed: Opaque makes the compiler load each vector.
+  for (const float* end = p + bytes / sizeof(float); p < end; p += 4 * n) {
+    V a = V::Load(p), b = V::Load(p + n), c = V::Load(p + 2 * n), d = V::Load(p + 3 * n);
+    V::Opaque(a);
+    V::Opaque(b);
+    V::Opaque(c);
+    V::Opaque(d);
+  }
+}
+
 // The table of an instruction set whose vector type is V, without bfloat16 products.
 template <typename V>
 constexpr Kernels MakeKernels() {
   return {
       {
-          {V::kRows, sizeof(float), PackFloat<V, false>, MultiplyF32<V>, PackPanelF32},
-          {V::kRows, sizeof(float), PackFloat<V, true>, MultiplyBf16<V>, PackPanelBf16},
+          {V::kRows, sizeof(float), PackFloat<V, false>, MultiplyF32<V>, PackPanelF32, PeakF32<V>},
+          {V::kRows, sizeof(float), PackFloat<V, true>, MultiplyBf16<V>, PackPanelBf16, PeakF32<V>},
       },
       DequantizeRow,
       Swiglu<V>,
       Rotate,
+      Read<V>,
   };
 }
 

@@ -37,6 +37,7 @@ struct V16 {
     return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
   static V16 ScaleByPowerOf2(V16 x, V16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+  static void Opaque(V16& x) { asm volatile("" : "+v"(x.v)); }
   static V16 Exp(V16 x) { return ExpPolynomial(x); }
 
  private:

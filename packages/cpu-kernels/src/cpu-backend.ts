@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import type { Ceilings } from './ceilings.js';
 import { cpuInfo, type Isa } from './cpu-info.js';
 import { CpuTensor } from './cpu-tensor.js';
 import { CpuWeight } from './cpu-weight.js';
@@ -68,6 +69,16 @@ export class CpuBackend implements Disposable {
   get pool(): object {
     if (!this.#pool) throw new DisposedError('backend');
     return this.#pool;
+  }
+
+  /**
+   * Measures memory bandwidth and arithmetic peak of this backend's threads, in about a third of a second.
+   * @throws OutOfMemoryError
+   */
+  ceilings(): Ceilings {
+    const ceilings = native.ceilings(this.#native());
+    if (!ceilings) throw new OutOfMemoryError('measuring the memory bandwidth', 2 ** 28);
+    return ceilings;
   }
 
   /**

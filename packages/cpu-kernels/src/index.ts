@@ -1,3 +1,4 @@
+export type { Ceilings } from './ceilings.js';
 export { CpuBackend, type CpuBackendOptions } from './cpu-backend.js';
 export { type CpuInfo, cpuInfo, type Isa } from './cpu-info.js';
 export {

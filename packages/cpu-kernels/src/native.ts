@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Ceilings } from './ceilings.js';
 import type { Isa } from './cpu-info.js';
 import { NativeLoadError } from './errors.js';
 import type { SourceType, WeightFormat } from './weight.js';
@@ -33,6 +34,7 @@ interface Native {
   /** Frees scratch memory and lets go of the pool, which ends when nobody else holds it. */
   disposeBackend(backend: NativeBackend): void;
   pool(backend: NativeBackend): object;
+  ceilings(backend: NativeBackend): Ceilings | null;
 
   /** A zeroed array and the handle to free its memory with. */
   allocate(length: number): { host: Float32Array; memory: NativeMemory } | null;
