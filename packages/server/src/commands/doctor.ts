@@ -1,8 +1,10 @@
 import { Command } from 'commander';
-import type { Check } from '../doctor/check.js';
+import { type Check, guarded } from '../doctor/check.js';
 import { checkAddons } from '../doctor/check-addons.js';
 import { checkCuda } from '../doctor/check-cuda.js';
 import { checkMachine } from '../doctor/check-machine.js';
+import { checkModelCache } from '../doctor/check-model-cache.js';
+import { checkRunner } from '../doctor/check-runner.js';
 import type { CommandContext } from './command-context.js';
 
 const MARKS: Record<Check['status'], string> = { ok: 'ok     ', info: '-      ', warning: 'warning', error: 'BROKEN ' };
@@ -15,7 +17,13 @@ export function doctorCommand(context: CommandContext, setExitCode: (code: numbe
     .option('--json', 'print the findings as JSON');
   return command.action(async () => {
     const flags = command.opts<{ cacheDir?: string; json?: boolean }>();
-    const checks = [...checkMachine(), ...(await checkAddons()), await checkCuda()];
+    const checks = [
+      ...checkMachine(),
+      ...(await checkAddons()),
+      await checkRunner(),
+      await checkCuda(),
+      await guarded('model cache', () => checkModelCache(flags.cacheDir)),
+    ];
     const broken = checks.filter(({ status }) => status === 'error');
     setExitCode(broken.length === 0 ? 0 : 1);
     if (flags.json) {
