@@ -35,6 +35,10 @@ export async function answerRequest(
   job: Job,
 ): Promise<object> {
   const signal = running.open(reply.raw);
+  signal.addEventListener('abort', () => {
+    const { message } = signal.reason as Error;
+    request.log.info(`${request.method} ${request.url} ended early: ${message}`);
+  });
   const { format } = job;
   const envelope = {
     id: `${job.idPrefix}-${randomUUID().replaceAll('-', '')}`,

@@ -5,6 +5,12 @@ import type { AttentionRequest, CommonRequest } from './request-schema.js';
 /** Sampling of requests that do not say. */
 export type SamplingDefaults = Pick<GenerateOptions, 'temperature' | 'topP' | 'topK' | 'minP' | 'repetitionPenalty'>;
 
+/** What a server fills in where requests do not say. */
+export interface GenerationDefaults {
+  sampling: SamplingDefaults;
+  attention: AttentionOptions | undefined;
+}
+
 /** Names of request fields by the names of the model's options. */
 const FIELDS: Record<string, string> = {
   maxTokens: 'max_tokens',
@@ -29,7 +35,7 @@ export function paramOfOption(option: string, promptField: string | null): strin
 export function generateOptions(
   body: CommonRequest,
   maxTokens: number | undefined,
-  defaults: { sampling: SamplingDefaults; attention: AttentionOptions | undefined },
+  defaults: GenerationDefaults,
 ): GenerateOptions {
   if (body.stream_options && !body.stream) {
     throw new ApiError(400, "'stream_options' is only allowed when 'stream' is true.", {

@@ -80,6 +80,7 @@ describe('what the official client sees', () => {
     expect(error).toBeInstanceOf(OpenAI.AuthenticationError);
     expect(error.code).toBe('invalid_api_key');
     expect((await fetch(`${url}/v1/models`)).status).toBe(401);
+    expect((await fetch(`${url}/%76%31/models`)).status).toBe(401);
     expect((await fetch(`${url}/health`)).status).toBe(200);
     expect((await fetch(`${url}/`)).status).toBe(200);
   });

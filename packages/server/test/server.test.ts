@@ -95,7 +95,7 @@ test('no other origin may call the server unless it is named', async () => {
 test('one line a request goes to the log, with tokens and speeds', async () => {
   const lines: { msg: string; usage?: object; magicpig?: object }[] = [];
   const stream = { write: (line: string) => void lines.push(JSON.parse(line)) };
-  const { client, url } = await startServer({}, { logger: { level: 'info', stream } });
+  const { client, url } = await startServer({ tokenMs: 5 }, { logger: { level: 'info', stream } });
   await client.chat.completions.create({ model, messages });
   await collect(await client.chat.completions.create({ model, messages, stream: true }));
   await fetch(`${url}/v1/nothing`);
@@ -108,6 +108,13 @@ test('one line a request goes to the log, with tokens and speeds', async () => {
     expect(line).toMatchObject({ usage: { total_tokens: 11 }, magicpig: { keysReadShare: 0.11 } });
   }
   expect(said[2]!.msg).toMatch(/^GET \/v1\/nothing 404 in /);
+
+  const left = await client.chat.completions.create({ model, messages, stream: true });
+  for await (const _ of left) break;
+  await until(
+    () => lines.some(({ msg }) => msg.endsWith('ended early: The client went away.')),
+    'the line of the abort',
+  );
 });
 
 test('closing lets running answers finish and refuses new ones', async () => {
