@@ -14,14 +14,13 @@ export const BYTE_TOKENIZER_SIZE = 256 + SPECIALS.length;
  * `<|im_start|>` and `<|im_end|>`. The other ids up to `vocabSize`, which such a model also produces, read ` #300`.
  */
 export function byteTokenizer(vocabSize: number): ModelTokenizer {
-  const vocab: Record<string, number> = {};
-  for (const [byte, character] of BYTE_ALPHABET.entries()) vocab[character] = byte;
+  const vocab = new Map(BYTE_ALPHABET.map((character, byte) => [character, byte]));
   const space = BYTE_ALPHABET[0x20]!;
-  for (let id = BYTE_TOKENIZER_SIZE; id < vocabSize; id += 1) vocab[`${space}#${id}`] = id;
+  for (let id = BYTE_TOKENIZER_SIZE; id < vocabSize; id += 1) vocab.set(`${space}#${id}`, id);
   const decoder = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
   return new ModelTokenizer({
     json: {
-      model: { type: 'BPE', vocab, merges: [], unk_token: undefined },
+      model: { vocab, merges: [], unknown: undefined, fuseUnknown: false, byteFallback: false, ignoreMerges: false },
       addedTokens: SPECIALS.map((content, i) => ({
         id: 256 + i,
         content,

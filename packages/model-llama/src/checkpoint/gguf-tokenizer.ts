@@ -79,8 +79,7 @@ export function ggufTokenizer(metadata: GgufMetadata): TokenizerSource {
   }
   const addedTokens = added(tokens, types);
   const model = metadata.required(key('model'), metadata.string(key('model')));
-  const vocab: Record<string, number> = Object.create(null); // a token may be called __proto__
-  for (const [id, token] of tokens.entries()) vocab[token] = id;
+  const vocab = new Map(tokens.map((token, id) => [token, id]));
 
   const id = (name: string) => {
     const value = metadata.number(key(name));
@@ -146,7 +145,7 @@ function added(tokens: readonly string[], types: ArrayLike<number> | undefined):
 function byteLevel(
   metadata: GgufMetadata,
   key: string,
-  vocab: Record<string, number>,
+  vocab: ReadonlyMap<string, number>,
   addedTokens: AddedToken[],
   pre: PreTokenizer,
 ): TokenizerJson {
@@ -157,7 +156,14 @@ function byteLevel(
     return pair;
   });
   return {
-    model: { type: 'BPE', vocab, merges, unk_token: undefined, ignore_merges: pre.ignoreMerges ?? false },
+    model: {
+      vocab,
+      merges,
+      unknown: undefined,
+      fuseUnknown: false,
+      byteFallback: false,
+      ignoreMerges: pre.ignoreMerges ?? false,
+    },
     addedTokens,
     normalizer: pre.normalizer,
     preTokenizer: pre.preTokenizer,
@@ -170,7 +176,7 @@ function sentencePiece(
   metadata: GgufMetadata,
   tokens: readonly string[],
   types: ArrayLike<number> | undefined,
-  vocab: Record<string, number>,
+  vocab: ReadonlyMap<string, number>,
   addedTokens: AddedToken[],
   unknown: string | undefined,
 ): TokenizerJson {
@@ -186,12 +192,12 @@ function sentencePiece(
   const toPiece = { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' };
   return {
     model: {
-      type: 'BPE',
       vocab,
       merges: sentencePieceMerges(tokens, scores, isPiece),
-      unk_token: unknown,
-      fuse_unk: true,
-      byte_fallback: true,
+      unknown,
+      fuseUnknown: true,
+      byteFallback: true,
+      ignoreMerges: false,
     },
     addedTokens,
     normalizer: addsSpace

@@ -74,7 +74,7 @@ export async function hubModel(model: HubModel, cacheDir: string, options: OpenC
     for (const file of wanted) {
       const path = join(partial, file.name);
       await mkdir(dirname(path), { recursive: true });
-      const report = (done: number) => onProgress?.({ item: model.id, done: before + done, total });
+      const report = (done: number) => onProgress?.({ stage: 'download', item: model.id, done: before + done, total });
       if (!existsSync(path)) {
         const url = `${endpoint}/${model.id}/resolve/${commit}/${file.name.split('/').map(encodeURIComponent).join('/')}`;
         await downloadFile({ url, headers, path, size: file.size, hash: file.hash, signal, onProgress: report });

@@ -40,7 +40,7 @@ export function huggingFaceTokenizer(directory: string): TokenizerSource {
   const idOf = (content: string | undefined) =>
     content === undefined
       ? undefined
-      : (json.addedTokens.find((token) => token.content === content)?.id ?? json.model.vocab[content]);
+      : (json.addedTokens.find((token) => token.content === content)?.id ?? json.model.vocab.get(content));
   const eosTokens = [
     idOf(specialTokens.eos_token),
     ...ids(optional('generation_config.json').get('eos_token_id')),
@@ -62,7 +62,7 @@ export function huggingFaceTokenizer(directory: string): TokenizerSource {
 function markSpecial(json: TokenizerJson, contents: Iterable<string>): void {
   for (const content of contents) {
     const added = json.addedTokens.find((token) => token.content === content);
-    const id = json.model.vocab[content];
+    const id = json.model.vocab.get(content);
     if (added !== undefined) added.special = true;
     else if (id !== undefined && content !== '') {
       json.addedTokens.push({ id, content, special: true, singleWord: false, lstrip: false, rstrip: false });

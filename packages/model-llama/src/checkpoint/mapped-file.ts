@@ -1,27 +1,16 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { type MappedFile, mapFile } from '@magicpig/cpu-kernels';
 import { CheckpointError } from '../errors.js';
-import type { FileBytes } from './tensor-table.js';
 
-export interface MappedFile extends FileBytes, Disposable {}
-/** TEMP */
+export type { MappedFile };
+
+/**
+ * Maps a file into memory, read-only. Nothing is read until it is used.
+ * @throws CheckpointError when it cannot be opened or is empty.
+ */
 export function openMapped(path: string): MappedFile {
   try {
-    const fd = openSync(path, 'r');
-    const size = fstatSync(fd).size;
-    if (size === 0) throw new Error('it is empty');
-    return {
-      path,
-      size,
-      view(o, n) {
-        const b = Buffer.alloc(n);
-        readSync(fd, b, 0, n, o);
-        return b;
-      },
-      [Symbol.dispose]() {
-        closeSync(fd);
-      },
-    };
+    return mapFile(path);
   } catch (cause) {
-    throw new CheckpointError(`cannot be read: ${(cause as Error).message}`, { file: path, cause });
+    throw new CheckpointError((cause as Error).message, { file: path, cause });
   }
 }

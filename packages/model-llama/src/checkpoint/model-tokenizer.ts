@@ -60,7 +60,7 @@ export class ModelTokenizer implements Tokenizer {
     this.#encoder = new TextEncoderModel(json, file);
     this.#spelling = tokenSpelling(json.decoder, file);
     this.#tokens = [];
-    for (const [token, id] of Object.entries(json.model.vocab)) this.#tokens[id] = token;
+    for (const [token, id] of json.model.vocab) this.#tokens[id] = token;
     for (const token of json.addedTokens) this.#tokens[token.id] = token.content;
     this.#added = new Map(json.addedTokens.map((token) => [token.id, token]));
     this.vocabSize = this.#tokens.length;

@@ -5,6 +5,16 @@ import type { TokenizerJson } from './tokenizer-json.js';
 /** GPT-2's pattern: contractions, words, numbers, punctuation, each with the space before it; then white space. */
 export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/** The library's class BPE, whose type it does not export. */
+interface BytePairModel {
+  tokens_to_ids: Map<string, number>;
+  /** Ranks by the JSON of [left, right]. */
+  bpe_ranks: Map<string, number>;
+  unk_token_id: number | undefined;
+  /** Tokens of pre-tokenised words. */
+  _call(words: string[]): string[];
+}
+
 /**
  * Encodes plain text: normalisation, pre-tokenisation and byte-pair merges of `@huggingface/tokenizers`. No special token
  * can come out, whatever the text says, because the vocabulary and the merges that this encoder has do not lead to any.
@@ -12,23 +22,25 @@ export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s
 export class TextEncoderModel {
   readonly #normalizer: { normalize(text: string): string } | null;
   readonly #preTokenizer: Tokenizer['pre_tokenizer'];
-  readonly #model: NonNullable<Tokenizer['model']>;
+  readonly #model: BytePairModel;
   readonly #unknown: number | undefined;
 
   /** @throws CheckpointError when `@huggingface/tokenizers` cannot make sense of the file. */
   constructor(json: TokenizerJson, file: string) {
-    const { vocab, merges, unk_token } = json.model;
-    this.#unknown = unk_token === undefined ? undefined : vocab[unk_token];
-    const special = new Set(json.addedTokens.filter((token) => token.special).map((token) => token.content));
-    const plain = Object.entries(vocab).filter(([token]) => !special.has(token) || token === unk_token);
+    const { vocab, merges, unknown, fuseUnknown, byteFallback, ignoreMerges } = json.model;
+    const config = {
+      type: 'BPE' as const,
+      vocab: {},
+      merges: [],
+      fuse_unk: fuseUnknown,
+      byte_fallback: byteFallback,
+      ignore_merges: ignoreMerges,
+      ...(unknown !== undefined && { unk_token: unknown }),
+    };
     try {
       const tokenizer = new Tokenizer(
         {
-          model: {
-            ...json.model,
-            vocab: Object.fromEntries(plain),
-            merges: merges.filter(([left, right]) => !special.has(left + right)),
-          },
+          model: config,
           added_tokens: [],
           normalizer: json.normalizer ?? null,
           pre_tokenizer: faithful(json.preTokenizer ?? null),
@@ -39,10 +51,23 @@ export class TextEncoderModel {
       );
       this.#normalizer = tokenizer.normalizer;
       this.#preTokenizer = tokenizer.pre_tokenizer;
-      this.#model = tokenizer.model!;
+      this.#model = tokenizer.model as unknown as BytePairModel;
     } catch (cause) {
       throw new CheckpointError(`the tokenizer cannot be used: ${(cause as Error).message}`, { file, cause });
     }
+
+    // Filled directly: through the configuration's objects, a vocabulary of 128K tokens takes several times as long.
+    const special = new Set(json.addedTokens.filter((token) => token.special).map((token) => token.content));
+    for (const [token, id] of vocab) {
+      if (!special.has(token) || token === unknown) this.#model.tokens_to_ids.set(token, id);
+    }
+    let rank = 0;
+    for (const pair of merges) {
+      if (!special.has(pair[0] + pair[1])) this.#model.bpe_ranks.set(JSON.stringify(pair), rank);
+      rank += 1;
+    }
+    this.#unknown = unknown === undefined ? undefined : vocab.get(unknown);
+    this.#model.unk_token_id = this.#unknown;
   }
 
   /**

@@ -14,12 +14,19 @@ export interface AddedToken {
 
 /** Hugging Face's tokenizer.json, its parts checked as far as this package looks into them. */
 export interface TokenizerJson {
+  /** Byte-pair encoding. */
   model: {
-    type: 'BPE';
-    vocab: Record<string, number>;
-    merges: [string, string][];
-    unk_token: string | undefined;
-    [option: string]: unknown;
+    /** Ids by token. */
+    vocab: ReadonlyMap<string, number>;
+    /** First to be merged first. */
+    merges: readonly (readonly [left: string, right: string])[];
+    unknown: string | undefined;
+    /** Neighbouring unknown characters become one unknown token. */
+    fuseUnknown: boolean;
+    /** Characters that are no token become tokens `<0x00>` ... `<0xFF>`. */
+    byteFallback: boolean;
+    /** A word that is a token is that token, however merges would get there. */
+    ignoreMerges: boolean;
   };
   addedTokens: AddedToken[];
   /** Passed on as they are. */
@@ -42,26 +49,30 @@ export function parseTokenizerJson(value: unknown, file: string): TokenizerJson 
   const type = model.string('type') ?? 'BPE'; // files of old versions of `tokenizers` leave it out
   if (type !== 'BPE') throw json.error(`the tokenizer's model is ${type}; Llama-like models use BPE`);
 
-  const vocab = model.required('vocab', model.get('vocab'));
-  if (typeof vocab !== 'object' || vocab === null) throw json.error('model.vocab is not an object');
-  for (const [token, id] of Object.entries(vocab)) {
+  const entries = Object.entries(model.required('vocab', model.get('vocab')) as object);
+  for (const [token, id] of entries) {
     if (!isTokenId(id)) throw json.error(`model.vocab gives ${JSON.stringify(token)} the id ${String(id)}`);
   }
   const merges = model.required('merges', model.get('merges'));
   if (!Array.isArray(merges)) throw json.error('model.merges is not a list');
+  for (const option of ['continuing_subword_prefix', 'end_of_word_suffix']) {
+    if ((model.string(option) ?? '') !== '') throw json.error(`the tokenizer has a ${option}, which is not supported`);
+  }
 
   return {
     model: {
-      ...(value as { model: object }).model,
-      type,
-      vocab: vocab as Record<string, number>,
+      vocab: new Map(entries as [string, number][]),
       merges: merges.map((merge, i) => {
         const pair = typeof merge === 'string' ? splitMerge(merge) : merge;
-        if (!isPair(pair))
+        if (!isPair(pair)) {
           throw json.error(`model.merges[${i}] is ${JSON.stringify(merge)?.slice(0, 80)}, not two tokens`);
+        }
         return pair;
       }),
-      unk_token: model.string('unk_token'),
+      unknown: model.string('unk_token'),
+      fuseUnknown: model.boolean('fuse_unk') ?? false,
+      byteFallback: model.boolean('byte_fallback') ?? false,
+      ignoreMerges: model.boolean('ignore_merges') ?? false,
     },
     addedTokens: (json.objects('added_tokens') ?? []).map((token) => {
       const id = token.get('id');

