@@ -1,0 +1,17 @@
+export type * from './api.js';
+export { type AttentionSettings, MAGICPIG_DEFAULTS, resolveAttention } from './attention-options.js';
+export type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
+export type * from './backend.js';
+export { defaultCacheDirectory } from './checkpoint/cache-directory.js';
+export { openCheckpoint } from './checkpoint/open-checkpoint.js';
+export type { OpenCheckpointOptions } from './checkpoint/open-options.js';
+export type * from './checkpoint.js';
+export { densePolicy } from './dense-policy.js';
+export { CHUNK_TOKENS } from './engine.js';
+export * from './engine-errors.js';
+export * from './errors.js';
+export type * from './kv-cache.js';
+export { type ForwardEntry, type ForwardResult, Llama } from './llama.js';
+export { type LlamaLayer, type LlamaWeights, type LoadWeightsOptions, loadLlamaWeights } from './llama-weights.js';
+export { loadLlama } from './load-llama.js';
+export { MagicPigPolicy, type MagicPigPolicyOptions, type MagicPigSettings } from './magicpig-policy.js';
