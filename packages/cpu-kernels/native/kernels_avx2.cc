@@ -8,8 +8,8 @@ namespace {
 
 struct V8 {
   static constexpr size_t kLanes = 8;
-  static constexpr int kRows = 6;  // 12 sums, 2 weights and an input fill the 16 registers
-  static constexpr int kVectors = 2;
+  static constexpr int kRows = 6;
+  static constexpr int kRegisters = 16;
 
   __m256 v;
 
@@ -41,7 +41,10 @@ struct V8 {
     return {_mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
   }
-  static void Opaque(V8& x) { asm volatile("" : "+x"(x.v)); }
+  static V8 Opaque(V8 x) {
+    asm volatile("" : "+x"(x.v));
+    return x;
+  }
   static V8 Exp(V8 x) { return ExpPolynomial(x); }
 
  private:

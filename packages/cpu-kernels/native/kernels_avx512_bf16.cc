@@ -55,10 +55,7 @@ uint64_t PeakPairs(size_t iterations) {
   for (V16& sum : sums) sum = V16::Broadcast(1);
   const __m512bh halves = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f003f00));
   for (size_t i = 0; i < iterations; ++i) {
-    for (V16& sum : sums) {
-      sum.v = _mm512_dpbf16_ps(sum.v, halves, halves);
-      V16::Opaque(sum);
-    }
+    for (V16& sum : sums) sum = V16::Opaque({_mm512_dpbf16_ps(sum.v, halves, halves)});
   }
   return iterations * kSums * V16::kLanes * 4;
 }

@@ -1,11 +1,11 @@
 // The kernels, written once over a vector type V that each instruction set provides (see kernels_portable.cc for the
 // plainest one):
-//   V::kLanes, V::kRows (rows of a register tile), V::kVectors (vectors of outputs of a register tile)
+//   V::kLanes, V::kRows (most rows of a register tile), V::kRegisters (vector registers there are)
 //   V::Load(p), V::LoadPart(p, n < kLanes, rest zero), V::Broadcast(x), v.Store(p), v.StorePart(p, n)
 //   V::Add, V::Mul, V::Div, V::MulAdd(a, b, c) = a b + c, v.Sum()
 //   V::Even(p), V::Odd(p): first and second elements of kLanes bfloat16 pairs
 //   V::Exp(v)
-//   V::Opaque(v): a value that the compiler knows nothing of, and must have in a register
+//   V::Opaque(v): the same value, but the compiler does not know that, and must compute it
 #ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
 #define MAGICPIG_CPU_KERNELS_GENERIC_H_
 
@@ -72,11 +72,19 @@ void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float
 
 // --- Register tiles --------------------------------------------------------------------------------------------------
 
+// Vectors of outputs that a tile of so many rows takes at a time: as many as the registers hold, with the weights and one input.
+template <typename V>
+constexpr int TileVectors(int rows) {
+  int vectors = static_cast<int>(kPanel / V::kLanes);
+  while (vectors > 1 && rows * vectors + vectors + 1 > V::kRegisters) vectors /= 2;
+  return vectors;
+}
+
 // float32 weights.
 template <typename V, int kRows>
 void MultiplyF32(const float* tile, const float* panel, size_t cols, float* sums, bool resume) {
   constexpr size_t n = V::kLanes;
-  constexpr int vectors = V::kVectors;
+  constexpr int vectors = TileVectors<V>(kRows);
   for (size_t first = 0; first < kPanel; first += n * vectors) {
     V acc[kRows][vectors];
     for (int r = 0; r < kRows; ++r) {
@@ -104,7 +112,7 @@ void MultiplyF32(const float* tile, const float* panel, size_t cols, float* sums
 template <typename V, int kRows>
 void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* sums, bool resume) {
   constexpr size_t n = V::kLanes;
-  constexpr int vectors = V::kVectors;
+  constexpr int vectors = TileVectors<V>(kRows);
   for (size_t first = 0; first < kPanel; first += n * vectors) {
     V acc[kRows][vectors];
     for (int r = 0; r < kRows; ++r) {
@@ -241,10 +249,7 @@ uint64_t PeakF32(size_t iterations) {
   for (V& sum : sums) sum = V::Broadcast(1);
   const V a = V::Broadcast(0.5f), b = V::Broadcast(0.25f);
   for (size_t i = 0; i < iterations; ++i) {
-    for (V& sum : sums) {
-      sum = V::MulAdd(sum, a, b);
-      V::Opaque(sum);
-    }
+    for (V& sum : sums) sum = V::Opaque(V::MulAdd(sum, a, b));
   }
   return iterations * kSums * V::kLanes * 2;
 }
@@ -255,11 +260,10 @@ void Read(const void* data, size_t bytes) {
   constexpr size_t n = V::kLanes;
   // Nothing is computed: Opaque makes the compiler load each vector.
   for (const float* end = p + bytes / sizeof(float); p < end; p += 4 * n) {
-    V a = V::Load(p), b = V::Load(p + n), c = V::Load(p + 2 * n), d = V::Load(p + 3 * n);
-    V::Opaque(a);
-    V::Opaque(b);
-    V::Opaque(c);
-    V::Opaque(d);
+    V::Opaque(V::Load(p));
+    V::Opaque(V::Load(p + n));
+    V::Opaque(V::Load(p + 2 * n));
+    V::Opaque(V::Load(p + 3 * n));
   }
 }
 

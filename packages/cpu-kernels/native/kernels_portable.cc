@@ -7,7 +7,7 @@ namespace {
 struct V4 {
   static constexpr size_t kLanes = 4;
   static constexpr int kRows = 4;
-  static constexpr int kVectors = 2;
+  static constexpr int kRegisters = 16;
 
   typedef float Lanes __attribute__((vector_size(16)));
   typedef uint32_t Bits __attribute__((vector_size(16)));
@@ -47,13 +47,16 @@ struct V4 {
   // Of each little-endian pair of bfloat16, the first is the low half of 32 bits.
   static V4 Even(const uint16_t* p) { return {reinterpret_cast<Lanes>(Pairs(p) << 16)}; }
   static V4 Odd(const uint16_t* p) { return {reinterpret_cast<Lanes>(Pairs(p) & 0xffff0000u)}; }
+  static V4 Opaque(V4 x) {
 #if defined(__x86_64__)
-  static void Opaque(V4& x) { asm volatile("" : "+x"(x.v)); }
+    asm volatile("" : "+x"(x.v));
 #elif defined(__aarch64__)
-  static void Opaque(V4& x) { asm volatile("" : "+w"(x.v)); }
+    asm volatile("" : "+w"(x.v));
 #else
-  static void Opaque(V4& x) { asm volatile("" : "+m"(x.v)); }
+    asm volatile("" : "+m"(x.v));
 #endif
+    return x;
+  }
   static V4 Exp(V4 x) { return Of(expf(x.v[0]), expf(x.v[1]), expf(x.v[2]), expf(x.v[3])); }
 
  private:

@@ -11,8 +11,8 @@ namespace {
 
 struct V16 {
   static constexpr size_t kLanes = 16;
-  static constexpr int kRows = 12;  // 24 sums, the weights and their widened halves in 32 registers; inputs from memory
-  static constexpr int kVectors = 2;
+  static constexpr int kRows = 12;
+  static constexpr int kRegisters = 32;
 
   __m512 v;
 
@@ -37,7 +37,10 @@ struct V16 {
     return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
   static V16 ScaleByPowerOf2(V16 x, V16 n) { return {_mm512_scalef_ps(x.v, n.v)}; }
-  static void Opaque(V16& x) { asm volatile("" : "+v"(x.v)); }
+  static V16 Opaque(V16 x) {
+    asm volatile("" : "+v"(x.v));
+    return x;
+  }
   static V16 Exp(V16 x) { return ExpPolynomial(x); }
 
  private:
