@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const PNPM = 'pnpm@10.34.9'; // the newest line that runs on Node 20
@@ -37,7 +37,9 @@ console.log('Building packages (turbo) ...');
 run(join(root, 'node_modules', '.bin', 'turbo'), ['run', 'build', '--output-logs=errors-only', '--no-update-notifier']);
 
 function run(command, args) {
-  const env = { ...process.env, TURBO_TELEMETRY_DISABLED: '1', CI: process.env.CI ?? '', DO_NOT_TRACK: '1' };
+  // turbo runs each package's script through pnpm, which is a devDependency: it need not be installed globally.
+  const PATH = `${join(root, 'node_modules', '.bin')}${delimiter}${process.env.PATH}`;
+  const env = { ...process.env, PATH, TURBO_TELEMETRY_DISABLED: '1', CI: process.env.CI ?? '', DO_NOT_TRACK: '1' };
   const result = spawnSync(command, args, { stdio: 'inherit', env });
   if (result.error) fail(`Could not run ${command}: ${result.error.message}`);
   if (result.status !== 0) process.exit(result.status ?? 1);
