@@ -1,0 +1,297 @@
+// A CPU stand-in for the parts of CUDA that this package uses, found on the include path before the toolkit's header of
+// the same name. It compiles the kernels as plain C++ and runs them, so that a machine without a GPU can check them.
+//
+// It is a checker, not a fast path. Every thread of a block is a fiber that runs until its next barrier or warp operation;
+// the order in which the fibers run is a parameter (emulator::set_order), so that a missing barrier shows as a wrong
+// result. Blocks run one after another. Shared memory is poisoned before each block, device memory when it is allocated.
+// Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs only when something waits for
+// the stream, so that a missing event shows too. Under AddressSanitizer every device buffer and the dynamic shared memory
+// have guarded ends.
+#ifndef MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
+#define MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __align__(n) alignas(n)
+
+// ---- Vector types -----------------------------------------------------------------------------------------------------
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+// ---- The thread that is running ---------------------------------------------------------------------------------------
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+// Order in which the fibers of a block take turns.
+enum class Order { kForward, kReverse, kShuffled };
+void set_order(Order order, uint32_t seed = 0);
+// Bytes that cudaMalloc may hand out in all, 8 GiB at first.
+void set_device_memory(size_t bytes);
+// The next `count`-th runtime call from now that can fail returns `error` (0 turns this off): failure injection.
+void fail_call(unsigned count, int error);
+
+void* dynamic_shared_memory();
+// Whether cp.async lands at once rather than when it is waited for: with Order::kReverse, so that a tile which is overwritten
+// too early shows as well as one which is read too early.
+bool copies_land_at_once();
+// A number that no other block of this process has had.
+uint64_t block_serial();
+// Says what went wrong and where, and aborts.
+[[noreturn]] void die(const char* what);
+
+constexpr size_t kMaxWarpValue = 64;
+struct WarpSlots {
+  alignas(16) unsigned char in[32][kMaxWarpValue];
+  alignas(16) unsigned char out[32][kMaxWarpValue];
+};
+// One operation of a whole warp: every lane leaves `in`, the last to arrive runs `body`, every lane leaves with its `out`.
+void warp_collective(const void* in, size_t in_bytes, void* out, size_t out_bytes, void (*body)(WarpSlots&, int argument),
+                     int argument);
+unsigned lane();
+void check_full_mask(unsigned mask);
+
+template <typename T>
+T warp_permute(T value, int argument, void (*body)(WarpSlots&, int)) {
+  static_assert(sizeof(T) <= kMaxWarpValue && std::is_trivially_copyable_v<T>);
+  T result;
+  warp_collective(&value, sizeof(T), &result, sizeof(T), body, argument);
+  return result;
+}
+
+// Runs `body` once per thread of the grid.
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+
+}  // namespace emulator
+
+void __syncthreads();
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulator::check_full_mask(mask);
+  char nothing = 0;
+  emulator::warp_collective(&nothing, 1, &nothing, 1, [](emulator::WarpSlots&, int) {}, 0);
+}
+
+// The lane to read from may differ between lanes, so it travels with the value.
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  emulator::check_full_mask(mask);
+  struct { T value; int source; } in{value, source & 31};
+  T out;
+  emulator::warp_collective(&in, sizeof in, &out, sizeof out, [](emulator::WarpSlots& slots, int) {
+    for (auto lane = 0; lane < 32; ++lane) {
+      decltype(in) own, other;
+      std::memcpy(&own, slots.in[lane], sizeof own);
+      std::memcpy(&other, slots.in[own.source], sizeof other);
+      std::memcpy(slots.out[lane], &other.value, sizeof(T));
+    }
+  }, 0);
+  return out;
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  return __shfl_sync(mask, value, static_cast<int>(emulator::lane()) ^ lanes);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
+  const int lane = static_cast<int>(emulator::lane());
+  return __shfl_sync(mask, value, lane >= static_cast<int>(delta) ? lane - static_cast<int>(delta) : lane);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
+  const int lane = static_cast<int>(emulator::lane());
+  return __shfl_sync(mask, value, lane + static_cast<int>(delta) < 32 ? lane + static_cast<int>(delta) : lane);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  emulator::check_full_mask(mask);
+  return emulator::warp_permute<unsigned>(predicate != 0, 0, [](emulator::WarpSlots& slots, int) {
+    unsigned bits = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      unsigned value;
+      std::memcpy(&value, slots.in[lane], sizeof value);
+      bits |= value << lane;
+    }
+    for (auto& out : slots.out) std::memcpy(out, &bits, sizeof bits);
+  });
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline unsigned __match_any_sync(unsigned mask, unsigned value) {
+  emulator::check_full_mask(mask);
+  return emulator::warp_permute<unsigned>(value, 0, [](emulator::WarpSlots& slots, int) {
+    for (int lane = 0; lane < 32; ++lane) {
+      unsigned peers = 0;
+      for (int other = 0; other < 32; ++other) {
+        peers |= static_cast<unsigned>(std::memcmp(slots.in[lane], slots.in[other], sizeof(unsigned)) == 0) << other;
+      }
+      std::memcpy(slots.out[lane], &peers, sizeof peers);
+    }
+  });
+}
+
+// ---- Intrinsics (threads take turns at barriers only, so plain updates are atomic) ------------------------------------
+
+template <typename T>
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  const T old = *address;
+  *address = old + value;
+  return old;
+}
+template <typename T>
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  const T old = *address;
+  *address = std::max(old, value);
+  return old;
+}
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
+inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline void sincospif(float x, float* sine, float* cosine) {
+  const double angle = static_cast<double>(x) * 3.14159265358979323846;
+  *sine = static_cast<float>(std::sin(angle));
+  *cosine = static_cast<float>(std::cos(angle));
+}
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32); }
+
+// ---- The runtime API: the toolkit's names, meanings and status values --------------------------------------------------
+
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+  cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorNotSupported = 801,
+  cudaErrorUnknown = 999,
+};
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+
+struct CUstream_st;
+struct CUevent_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
+using cudaStream_t = CUstream_st*;
+using cudaEvent_t = CUevent_st*;
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
+
+struct cudaUUID_t { char bytes[16]; };
+struct cudaDeviceProp {
+  char name[256];
+  cudaUUID_t uuid;
+  size_t totalGlobalMem;
+  size_t sharedMemPerBlockOptin;
+  int major, minor;
+  int multiProcessorCount;
+  int l2CacheSize;
+  int pciBusID, pciDeviceID, pciDomainID;
+  int asyncEngineCount;
+};
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrClockRate = 13 };
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1, cudaEventDefault = 0;
+
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaMalloc(void** pointer, size_t bytes);
+cudaError_t cudaFree(void* pointer);
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* pointer);
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                              cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags = 0);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+template <typename Function>
+cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+namespace emulator {
+
+// Queues `work` behind what `stream` already holds (or adds it to the graph that the stream is capturing).
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+
+}  // namespace emulator
+
+#endif  // MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
