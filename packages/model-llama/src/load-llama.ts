@@ -40,14 +40,15 @@ export async function loadLlama(source: string, options: LoadOptions = {}): Prom
     const settle = () => {
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
-      worker.removeAllListeners();
+      // One by one: removing all listeners takes away the worker's own too, and no message arrives any more.
+      worker.off('message', onMessage).off('error', onError).off('exit', onExit);
     };
     const fail = (error: unknown) => {
       settle();
       reject(signal?.aborted ? signal.reason : error);
     };
     signal?.addEventListener('abort', onAbort, { once: true });
-    worker.on('message', (message: FromWorker) => {
+    const onMessage = (message: FromWorker) => {
       if (message.type === 'progress') onProgress?.(message.progress);
       else if (message.type === 'load-failed') fail(fromWireError(message.error));
       else if (message.type === 'ready') {
@@ -59,12 +60,11 @@ export async function loadLlama(source: string, options: LoadOptions = {}): Prom
           resolve(new WorkerModel(worker, message.info));
         }
       }
-    });
-    worker.on('error', (cause) =>
-      fail(new WorkerCrashedError(`The thread that loads the model failed: ${cause.message}`, { cause })),
-    );
-    worker.on('exit', (code) =>
-      fail(new WorkerCrashedError(`The thread that loads the model ended (exit code ${code}).`)),
-    );
+    };
+    const onError = (cause: Error) =>
+      fail(new WorkerCrashedError(`The thread that loads the model failed: ${cause.message}`, { cause }));
+    const onExit = (code: number) =>
+      fail(new WorkerCrashedError(`The thread that loads the model ended (exit code ${code}).`));
+    worker.on('message', onMessage).on('error', onError).on('exit', onExit);
   });
 }
