@@ -43,12 +43,13 @@ export async function main(args: string[], context: CommandContext): Promise<num
   }
 }
 
-/** Errors whose message says what to do: our own, and the model's, which carry a `code` of its own kind. */
+/** Errors whose message is all that the user needs. */
 function isMeantForUsers(error: unknown): boolean {
   const code = (error as { code?: unknown }).code;
   return error instanceof CommandError || (typeof code === 'string' && MODEL_ERRORS.has(code));
 }
 
+/** Codes of model-llama's and the addons' errors that tell what to do; others are bugs, and their stack is wanted. */
 const MODEL_ERRORS = new Set([
   'CHECKPOINT',
   'MODEL_NOT_FOUND',
@@ -57,4 +58,7 @@ const MODEL_ERRORS = new Set([
   'CONTEXT_TOO_LONG',
   'CACHE_TOO_SMALL',
   'MODEL_CLOSED',
+  'MAP_FILE',
+  'NATIVE_LOAD',
+  'OUT_OF_MEMORY',
 ]);

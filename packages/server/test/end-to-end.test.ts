@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
-import { collect } from './start-server.js';
+import { collect, until } from './start-server.js';
 
 // The built command in a process of its own, on a real model with random weights. What it says is noise; that every part
 // works together, and repeats itself exactly, is not.
@@ -27,8 +27,11 @@ function start(args: string[]): Started {
 
 async function serve(flags: string[] = []): Promise<Started & { url: string }> {
   const started = start(['serve', '--model', MODEL, '--port', '0', '--cache-gb', '256MB', ...flags]);
-  await expect.poll(started.output, { timeout: 20_000 }).toContain('curl');
-  return { ...started, url: /http:\/\/127\.0\.0\.1:\d+/.exec(started.output())![0] };
+  const { process: child, output } = started;
+  await until(() => output().includes('curl') || child.exitCode !== null, 'the server starts', 20_000);
+  const [url] = /http:\/\/127\.0\.0\.1:\d+/.exec(output()) ?? [];
+  if (url === undefined) throw new Error(`the server did not start: ${output()}`);
+  return { ...started, url };
 }
 
 async function stop({ process: child }: Started): Promise<number | null> {

@@ -42,11 +42,11 @@ export async function startServer(
   };
 }
 
-/** Waits until a condition holds, for at most two seconds. */
-export async function until(condition: () => boolean, what: string): Promise<void> {
-  const deadline = Date.now() + 2000;
+/** Waits until a condition holds. */
+export async function until(condition: () => boolean, what: string, milliseconds = 4000): Promise<void> {
+  const deadline = Date.now() + milliseconds;
   while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`still waiting after 2 s: ${what}`);
+    if (Date.now() > deadline) throw new Error(`still waiting after ${milliseconds} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
