@@ -8,7 +8,7 @@ export function inMemoryFile(bytes: Uint8Array, path = '/models/test.bin'): File
     view(offset, length) {
       if (offset < 0 || offset + length > bytes.length)
         throw new Error(`view [${offset}, ${offset + length}) of ${bytes.length}`);
-      return bytes.subarray(offset, offset + length);
+      return new Uint8Array(bytes.buffer, bytes.byteOffset + offset, length);
     },
   };
 }
