@@ -184,10 +184,10 @@ describe('generate', () => {
     expect(run.stdout()).toBe(`${TEXT}\n`);
     expect(run.stderr()).toBe(
       [
-        'Downloading weights.gguf: 1.0 MiB of 4.0 MiB (25%)',
-        'Downloading weights.gguf: 2.0 MiB of 4.0 MiB (50%)',
-        'Downloading weights.gguf: 3.0 MiB of 4.0 MiB (75%)',
-        'Downloading weights.gguf: 4.0 MiB of 4.0 MiB (100%)',
+        'Fetching smollm2 (weights.gguf): 1.0 MiB of 4.0 MiB (25%)',
+        'Fetching smollm2 (weights.gguf): 2.0 MiB of 4.0 MiB (50%)',
+        'Fetching smollm2 (weights.gguf): 3.0 MiB of 4.0 MiB (75%)',
+        'Fetching smollm2 (weights.gguf): 4.0 MiB of 4.0 MiB (100%)',
         'Loading smollm2: 272 of 272 (100%)',
         'Reading the prompt: 6 of 13 (46%)',
         'Reading the prompt: 13 of 13 (100%)',

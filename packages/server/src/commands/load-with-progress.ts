@@ -14,7 +14,7 @@ export async function loadWithProgress(
     ...options,
     signal: context.signal,
     onProgress: ({ stage, item, done, total }) => {
-      if (stage === 'download') progress.update(`Downloading ${item}`, done, total, formatBytes);
+      if (stage === 'download') progress.update(`Fetching ${source} (${item})`, done, total, formatBytes);
       else progress.update(`Loading ${source}`, done, total);
     },
   });
