@@ -9,7 +9,7 @@ import { type MappedFile, openMapped } from './mapped-file.js';
 import { ModelTokenizer } from './model-tokenizer.js';
 import { readJson } from './read-json.js';
 import { parseSafetensors } from './safetensors.js';
-import { type StoredTensor, weightSource } from './tensor-table.js';
+import { requireShape, type StoredTensor, weightSource } from './tensor-table.js';
 
 const INDEX = 'model.safetensors.index.json';
 const SINGLE = 'model.safetensors';
@@ -38,6 +38,7 @@ export function openDirectory(directory: string, name: string): Checkpoint {
     };
     const index = join(directory, INDEX);
     const table = existsSync(index) ? openShards(directory, index, open) : open(singleFile(directory));
+    requireShape(table, directory, config);
     const tokenizer = new ModelTokenizer(huggingFaceTokenizer(directory));
     return {
       name,

@@ -9,7 +9,7 @@ import { huggingFaceName } from './gguf-names.js';
 import { ggufTokenizer } from './gguf-tokenizer.js';
 import { type MappedFile, openMapped } from './mapped-file.js';
 import { ModelTokenizer } from './model-tokenizer.js';
-import { BLOCKS, type StoredTensor, weightSource } from './tensor-table.js';
+import { BLOCKS, requireShape, type StoredTensor, weightSource } from './tensor-table.js';
 
 /**
  * Opens a GGUF file, or all parts of one split by `gguf-split` when the first is given.
@@ -41,6 +41,7 @@ export function openGguf(path: string, name: string): Checkpoint {
       const known = huggingFaceName(tensor);
       if (known !== undefined) table.set(known, value);
     }
+    requireShape(table, path, config);
     return {
       name,
       config,

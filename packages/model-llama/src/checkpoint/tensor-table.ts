@@ -1,4 +1,5 @@
 import type { SourceType, WeightSource } from '../backend.js';
+import type { LlamaConfig } from '../checkpoint.js';
 import { CheckpointError } from '../errors.js';
 
 /** A file that parts of can be looked at in place: mapped, or (in tests) in memory. */
@@ -76,6 +77,18 @@ export function weightSource(
     throw new CheckpointError(`its elements are ${dtype}, which cannot be read here (${known} can)`, where);
   }
   return { type: dtype, data: tensor.file.view(offset, tensor.length), rows, cols };
+}
+
+/**
+ * Checks at a glance that the tensors are those of the configuration: the embedding, the last layer, the last norm. The
+ * others are checked when they are asked for.
+ * @throws CheckpointError
+ */
+export function requireShape(table: ReadonlyMap<string, StoredTensor>, file: string, config: LlamaConfig): void {
+  const { vocabSize, hiddenSize, layers } = config;
+  weightSource(table, file, 'model.embed_tokens.weight', vocabSize, hiddenSize);
+  weightSource(table, file, `model.layers.${layers - 1}.input_layernorm.weight`, 1, hiddenSize);
+  weightSource(table, file, 'model.norm.weight', 1, hiddenSize);
 }
 
 /**

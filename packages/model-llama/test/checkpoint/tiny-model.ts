@@ -2,7 +2,7 @@ import { BYTE_ALPHABET } from '../../src/checkpoint/token-bytes.js';
 import { type GgufEntry, type GgufTensor, writeGguf } from './write-gguf.js';
 
 /** A Llama so small that thousands of damaged copies can be opened in a test. */
-export const TINY = { hidden: 32, ffn: 64, heads: 2, kvHeads: 1, headDim: 16, layers: 2, vocab: 260 };
+export const TINY = { hidden: 32, ffn: 32, heads: 2, kvHeads: 1, headDim: 16, layers: 2, vocab: 260 };
 
 const SPECIALS = ['<|endoftext|>', '<|im_start|>', '<|im_end|>'];
 
