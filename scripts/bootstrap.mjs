@@ -1,5 +1,6 @@
 // Brings a fresh clone to a built workspace: installs with the pinned pnpm (through npx, nothing global) and builds
-// with turbo, which skips what is already built. `npm start` and `npm test` run it first.
+// with turbo, which skips what is already built. `npm start` and `npm test` run it first; a package's name as argument
+// builds only that package and what it depends on.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -33,8 +34,15 @@ if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== digest) {
   run('npx', ['--yes', PNPM, 'install', '--frozen-lockfile', '--reporter=append-only']);
   writeFileSync(stamp, digest);
 }
-console.log('Building packages (turbo) ...');
-run(join(root, 'node_modules', '.bin', 'turbo'), ['run', 'build', '--output-logs=errors-only', '--no-update-notifier']);
+const only = process.argv[2];
+console.log(`Building ${only ?? 'all packages'} (turbo) ...`);
+run(join(root, 'node_modules', '.bin', 'turbo'), [
+  'run',
+  'build',
+  ...(only ? [`--filter=${only}...`] : []),
+  '--output-logs=errors-only',
+  '--no-update-notifier',
+]);
 
 function run(command, args) {
   // turbo runs each package's script through pnpm, which is a devDependency: it need not be installed globally.
