@@ -1,0 +1,218 @@
+// The worker is the built one (dist/worker.js): build the package before running these.
+import { Worker } from 'node:worker_threads';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import type { GenerationEvent, LlamaModel, LoadOptions, LoadProgress } from '../src/api.js';
+import { WorkerCrashedError } from '../src/engine-errors.js';
+import {
+  ContextTooLongError,
+  EngineBusyError,
+  InvalidRequestError,
+  ModelClosedError,
+  ModelNotFoundError,
+} from '../src/errors.js';
+import { loadLlama } from '../src/load-llama.js';
+
+const open: LlamaModel[] = [];
+
+async function load(options: LoadOptions = {}): Promise<LlamaModel> {
+  const model = await loadLlama('random:tiny', { cacheBytes: 2 ** 26, threads: 1, ...options });
+  open.push(model);
+  return model;
+}
+
+afterEach(async () => {
+  for (const model of open.splice(0)) await model.close();
+});
+
+const FOREVER = { maxTokens: 3000, ignoreEos: true };
+
+async function collect(events: AsyncIterable<GenerationEvent>): Promise<GenerationEvent[]> {
+  const all: GenerationEvent[] = [];
+  for await (const event of events) all.push(event);
+  return all;
+}
+
+/** Waits until the model's memory is free. */
+async function freed(model: LlamaModel): Promise<void> {
+  await vi.waitFor(async () => {
+    expect(await model.stats()).toMatchObject({ running: 0, waiting: 0, cacheBytesUsed: 0 });
+  });
+}
+
+describe('loading', () => {
+  it('tells what was loaded, and how it goes', async () => {
+    const progress: LoadProgress[] = [];
+    const model = await load({ onProgress: (event) => progress.push(event), contextTokens: 1000, weights: 'f32' });
+    expect(model.info).toMatchObject({
+      name: 'random:tiny',
+      backend: 'cpu',
+      threads: 1,
+      weights: 'f32',
+      contextTokens: 1000,
+      cacheBytes: 2 ** 26,
+      config: { layers: 3 },
+    });
+    const last = progress.at(-1)!;
+    expect(last.stage).toBe('load');
+    expect(last.done).toBe(last.total);
+    expect(progress.map(({ done }) => done)).toEqual(Array.from({ length: last.total }, (_, i) => i + 1));
+  });
+
+  it.each([
+    [ModelNotFoundError, 'random:nothing', {}],
+    [InvalidRequestError, 'random:tiny', { threads: 0 }],
+    [InvalidRequestError, 'random:tiny', { weights: 'int3' as 'f32' }],
+    [InvalidRequestError, 'random:tiny', { maxSequences: 0 }],
+    [InvalidRequestError, 'random:tiny', { contextTokens: 1 }],
+    [InvalidRequestError, 'random:tiny', { attention: { policy: 'magicpig', denseLayers: [3] } as const }],
+  ])('fails with %o for %s %j', async (error, source, options) => {
+    await expect(loadLlama(source, options)).rejects.toThrow(error);
+  });
+
+  it('can be aborted', async () => {
+    const reason = new Error('changed my mind');
+    await expect(loadLlama('random:tiny', { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    const controller = new AbortController();
+    const loading = loadLlama('random:smollm2-135m', {
+      signal: controller.signal,
+      onProgress: () => controller.abort(reason),
+    });
+    await expect(loading).rejects.toBe(reason);
+  });
+});
+
+describe('generation in a worker', () => {
+  it('streams events and ends', async () => {
+    const model = await load();
+    const events = await collect(model.generate('Hello', { maxTokens: 5, ignoreEos: true }));
+    expect(events.map(({ type }) => type)).toEqual(['prefill', ...Array<string>(5).fill('token'), 'end']);
+    const tokens = events.flatMap((event) => (event.type === 'token' ? [event.token] : []));
+    const text = events.map((event) => (event.type === 'prefill' ? '' : event.text)).join('');
+    expect(await model.detokenize(tokens)).toBe(text);
+  });
+
+  it('takes a conversation', async () => {
+    const model = await load();
+    const conversation = { messages: [{ role: 'user', content: 'Hi' }] };
+    const ids = await model.tokenize(conversation);
+    const events = await collect(model.generate(conversation, { maxTokens: 1, ignoreEos: true }));
+    expect(events[0]).toEqual({ type: 'prefill', done: ids.length, total: ids.length });
+  });
+
+  it('takes token ids, and gives the same for the same', async () => {
+    const model = await load();
+    const ids = await model.tokenize('Hello');
+    expect(ids).toBeInstanceOf(Int32Array);
+    const options = { maxTokens: 20, ignoreEos: true, temperature: 1, seed: 5 };
+    const tokens = async (prompt: string | Int32Array) =>
+      (await collect(model.generate(prompt, options))).flatMap((event) =>
+        event.type === 'token' ? [event.token] : [],
+      );
+    const [a, b, c] = await Promise.all([tokens('Hello'), tokens(ids), tokens('Hello')]);
+    expect(a!.length).toBe(20);
+    expect(b).toEqual(a);
+    expect(c).toEqual(a);
+  });
+
+  it('fails one request with the error it met', async () => {
+    const model = await load({ contextTokens: 100 });
+    const fail = (...[prompt, options]: Parameters<LlamaModel['generate']>) => collect(model.generate(prompt, options));
+    await expect(fail('Hello', { topP: 2 })).rejects.toThrow(InvalidRequestError);
+    await expect(fail('x'.repeat(200))).rejects.toThrow(ContextTooLongError);
+    await expect(fail('x'.repeat(200))).rejects.toMatchObject({ code: 'CONTEXT_TOO_LONG', limit: 100 });
+    await expect(fail(42 as unknown as string)).rejects.toThrow(InvalidRequestError);
+    expect((await fail('Hello', { maxTokens: 1 })).at(-1)!.type).toBe('end');
+  });
+
+  it('refuses more than the queue holds', async () => {
+    const model = await load({ maxSequences: 1, maxQueue: 0 });
+    const first = model.generate('Hello', FOREVER)[Symbol.asyncIterator]();
+    await first.next();
+    await expect(collect(model.generate('Hello', FOREVER))).rejects.toThrow(EngineBusyError);
+    await first.return!();
+  });
+
+  it('frees memory when the loop is left', async () => {
+    const model = await load();
+    for await (const event of model.generate('Hello', FOREVER)) if (event.type === 'token') break;
+    await freed(model);
+  });
+
+  it('throws the reason of an abort, running, waiting or before the start', async () => {
+    const model = await load({ maxSequences: 1 });
+    const reason = new Error('gone');
+    const running = new AbortController();
+    const waiting = new AbortController();
+    const first = collect(model.generate('Hello', { ...FOREVER, signal: running.signal }));
+    const second = collect(model.generate('Hello', { ...FOREVER, signal: waiting.signal }));
+    await vi.waitFor(async () => expect(await model.stats()).toMatchObject({ running: 1, waiting: 1 }));
+    waiting.abort(reason);
+    await expect(second).rejects.toBe(reason);
+    expect(await model.stats()).toMatchObject({ running: 1, waiting: 0 });
+    running.abort(reason);
+    await expect(first).rejects.toBe(reason);
+    await freed(model);
+    await expect(collect(model.generate('Hello', { signal: AbortSignal.abort(reason) }))).rejects.toBe(reason);
+  });
+
+  it('stops for an abort even when nobody reads', async () => {
+    const model = await load();
+    const controller = new AbortController();
+    const events = model.generate('Hello', { ...FOREVER, signal: controller.signal })[Symbol.asyncIterator]();
+    await events.next();
+    controller.abort();
+    await freed(model);
+    await expect(events.next()).rejects.toThrow(/aborted/);
+    expect(await events.next()).toEqual({ done: true, value: undefined });
+  });
+
+  it('keeps events for a slow reader', async () => {
+    const model = await load();
+    const events = model.generate('Hello', { maxTokens: 10, ignoreEos: true })[Symbol.asyncIterator]();
+    await events.next();
+    await freed(model);
+    let count = 1;
+    while (!(await events.next()).done) count += 1;
+    expect(count).toBe(12);
+  });
+
+  it('ends a waiting read when the iterator is closed', async () => {
+    const model = await load({ maxSequences: 1 });
+    const first = model.generate('Hello', FOREVER)[Symbol.asyncIterator]();
+    await first.next();
+    const second = model.generate('Hello', FOREVER)[Symbol.asyncIterator]();
+    const read = second.next();
+    await second.return!();
+    expect(await read).toEqual({ done: true, value: undefined });
+    await first.return!();
+    await freed(model);
+  });
+});
+
+describe('the end of a model', () => {
+  it('by close fails what runs, and what comes later', async () => {
+    const model = await load();
+    const running = collect(model.generate('Hello', FOREVER));
+    await vi.waitFor(async () => expect(await model.stats()).toMatchObject({ running: 1 }));
+    const closed = model.close();
+    await expect(running).rejects.toThrow(ModelClosedError);
+    await closed;
+    await expect(collect(model.generate('Hello'))).rejects.toThrow(ModelClosedError);
+    await expect(model.stats()).rejects.toThrow(ModelClosedError);
+    await model.close();
+  });
+
+  it('by a crash of its thread fails them with a typed error', async () => {
+    const terminate = vi.spyOn(Worker.prototype, 'on');
+    const model = await load();
+    const worker = terminate.mock.contexts.at(-1) as unknown as Worker;
+    terminate.mockRestore();
+    const running = collect(model.generate('Hello', FOREVER));
+    await vi.waitFor(async () => expect(await model.stats()).toMatchObject({ running: 1 }));
+    await worker.terminate();
+    await expect(running).rejects.toThrow(WorkerCrashedError);
+    await expect(model.stats()).rejects.toThrow(WorkerCrashedError);
+    await expect(collect(model.generate('Hello'))).rejects.toThrow(WorkerCrashedError);
+    await model.close();
+  });
+});
