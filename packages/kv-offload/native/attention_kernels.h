@@ -38,7 +38,7 @@ MAGICPIG_INLINE typename V::F Exp(typename V::F x) {
 MAGICPIG_INLINE float Rescale(float from, float to) { return from == -INFINITY ? 0.0f : __builtin_expf(from - to); }
 
 MAGICPIG_INLINE void Prefetch(const uint8_t* row, uint32_t bytes) {
-  for (uint32_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
+  for (uint32_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
 }
 
 // Element types of stored rows ---------------------------------------------------------------------------------------
@@ -101,16 +101,20 @@ struct FloatCore {
     for (uint32_t i = dim; i < PaddedDim(dim); ++i) out[i] = 0.0f;
   }
 
-  // scores[g][j] = query_g . key_j for g < G, j < n; up to kLanes scores behind them are overwritten.
-  template <int G>
+  // scores[g][j] = query_g . key_j for g < G, j < n; up to kLanes scores behind them are overwritten. Calls touch(j)
+  // shortly before it reads key_j.
+  template <int G, typename Touch>
   static MAGICPIG_INLINE void Scores(const uint8_t* const* keys, uint32_t n, const void* queries, uint32_t dim,
-                                     float* scores) {
+                                     float* scores, Touch touch) {
     constexpr int kKeys = V::kLanes / (G == 3 ? 4 : G);
     const auto* query = static_cast<const float*>(queries);
     const uint32_t stride = PaddedDim(dim);
     for (uint32_t j = 0; j < n; j += kKeys) {
       const uint8_t* row[kKeys];
-      for (int k = 0; k < kKeys; ++k) row[k] = keys[j + k < n ? j + k : n - 1];
+      for (int k = 0; k < kKeys; ++k) {
+        touch(j + k);
+        row[k] = keys[j + k < n ? j + k : n - 1];
+      }
       F sum[V::kLanes];
       for (F& s : sum) s = V::Zero();
       uint32_t i = 0;
@@ -132,20 +136,20 @@ struct FloatCore {
     }
   }
 
-  // o_g = o_g * scale[g] + sum_j weights[g][j] value_j
-  template <int G>
+  // o_g = o_g * scale[g] + sum_j weights[g][j] value_j. Calls touch(j) shortly before it reads value_j.
+  template <int G, typename Touch>
   static MAGICPIG_INLINE void Accumulate(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t dim,
-                                         const float* scale, float* o, uint32_t stride) {
+                                         const float* scale, float* o, uint32_t stride, Touch touch) {
     constexpr int kPanel = G == 1 ? 8 : G == 2 ? V::kRegisters / 2 : V::kRegisters / 4;
     uint32_t i = 0;
     for (; i + kPanel * V::kLanes <= dim; i += kPanel * V::kLanes) {
-      Panel<G, kPanel>(values, n, weights, i, scale, o, stride, kLoad);
+      Panel<G, kPanel>(values, n, weights, i, scale, o, stride, kLoad, touch);
     }
     for (; i + V::kLanes <= dim; i += V::kLanes) {
-      Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoad);
+      Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoad, touch);
     }
     if constexpr (V::kLanes == 16) {
-      if (i < dim) Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoadHalf);
+      if (i < dim) Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoadHalf, touch);
     }
   }
 
@@ -192,9 +196,9 @@ struct FloatCore {
   static constexpr auto kLoad = [](const auto* row, uint32_t i) { return Elements::Load(row, i); };
   static constexpr auto kLoadHalf = [](const auto* row, uint32_t i) { return Elements::LoadHalf(row, i); };
 
-  template <int G, int N, typename Load>
+  template <int G, int N, typename Load, typename Touch>
   static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t i,
-                                    const float* scale, float* o, uint32_t stride, Load load) {
+                                    const float* scale, float* o, uint32_t stride, Load load, Touch touch) {
     F sum[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -202,6 +206,7 @@ struct FloatCore {
       }
     }
     for (uint32_t j = 0; j < n; ++j) {
+      if (i == 0) touch(j);
       F value[N];
       for (int k = 0; k < N; ++k) value[k] = load(values[j], i + k * V::kLanes);
       for (int g = 0; g < G; ++g) {
@@ -242,32 +247,39 @@ MAGICPIG_INLINE float SoftmaxTile(float* scores, uint32_t n, float& max, float& 
 
 // Exact attention of a few query heads ---------------------------------------------------------------------------------
 
+// Rows between the prefetch of a row and its use. The prefetcher of the hardware stops at the end of each page of 4 KiB,
+// and a head's rows are that only in a few of them.
+inline constexpr uint32_t kAhead = 40;
+
 template <class Core, int G>
 MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const uint8_t* const* keys, const uint8_t* const* values,
                                  uint32_t n, const void* queries, float* states) {
   const uint32_t dim = rows.dim, stride = StateSize(dim);
   alignas(64) float scores[G * kTileKeys + Core::V::kLanes];
-  Core::template Scores<G>(keys, n, queries, dim, scores);
+  Core::template Scores<G>(keys, n, queries, dim, scores, [&](uint32_t j) { Prefetch(keys[j + kAhead], rows.row_bytes); });
   float scale[G];
   for (int g = 0; g < G; ++g) {
     float* state = states + g * stride;
     scale[g] = SoftmaxTile<typename Core::V>(scores + g * kTileKeys, n, StateMax(state, dim), StateSum(state, dim));
   }
-  Core::template Accumulate<G>(values, n, scores, dim, scale, states, stride);
+  Core::template Accumulate<G>(values, n, scores, dim, scale, states, stride,
+                               [&](uint32_t j) { Prefetch(values[j + kAhead], rows.row_bytes); });
 }
 
 template <class Core>
 void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
                 float* states) {
   const uint32_t query_bytes = Core::QueryBytes(rows.dim), stride = StateSize(rows.dim);
-  const uint8_t* keys[kTileKeys];
-  const uint8_t* values[kTileKeys];
+  // Those of the tile, and behind them those to prefetch.
+  const uint8_t* keys[kTileKeys + kAhead];
+  const uint8_t* values[kTileKeys + kAhead];
   for (uint32_t token = begin; token < end;) {
     const uint32_t next = (token / kTileKeys + 1) * kTileKeys;
     const uint32_t n = (next < end ? next : end) - token;
-    for (uint32_t j = 0; j < n; ++j) {
-      keys[j] = rows.Key(token + j);
-      values[j] = rows.Value(token + j);
+    for (uint32_t j = 0; j < kTileKeys + kAhead; ++j) {
+      const uint32_t at = token + j < end ? token + j : end - 1;
+      keys[j] = rows.Key(at);
+      values[j] = rows.Value(at);
     }
     for (uint32_t done = 0; done < count;) {
       const auto* query = static_cast<const uint8_t*>(queries) + done * query_bytes;
@@ -291,8 +303,6 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
                      const float* query, float scale, float* scores, float* state) {
   using V = typename Core::V;
   using F = typename V::F;
-  constexpr uint32_t kBlock = 16;  // rows gathered at once
-  constexpr uint32_t kAhead = 32;  // rows between the prefetch of a row and its use
   const uint32_t dim = rows.dim, count = selection.count;
   if (count == 0) return;
   const uint32_t* ids = selection.ids;
@@ -301,15 +311,15 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
 
   // s_i = q . k_i / sqrt(d)
   for (uint32_t j = 0; j < kAhead && j < count; ++j) Prefetch(rows.Key(first + ids[j]), rows.row_bytes);
-  for (uint32_t j = 0; j < count; j += kBlock) {
-    const uint8_t* keys[kBlock];
-    for (uint32_t k = 0; k < kBlock; ++k) {
-      const uint32_t ahead = at(j + kAhead + k);
+  for (uint32_t j = 0; j < count; j += kTileKeys) {
+    const uint8_t* keys[kTileKeys];
+    const uint32_t n = count - j < kTileKeys ? count - j : kTileKeys;
+    for (uint32_t k = 0; k < n; ++k) keys[k] = rows.Key(first + ids[j + k]);
+    Core::template Scores<1>(keys, n, prepared, dim, scores + j, [&](uint32_t k) {
+      const uint32_t ahead = at(j + k + kAhead);
       Prefetch(rows.Key(first + ahead), rows.row_bytes);
       if (by_cosine) __builtin_prefetch(selection.inverse_norms + ahead, 0, 3);
-      keys[k] = rows.Key(first + at(j + k));
-    }
-    Core::template Scores<1>(keys, kBlock, prepared, dim, scores + j);
+    });
   }
 
   // s_i - log u_i
@@ -356,13 +366,12 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
   max = new_max;
 
   // weighted sum of values
-  for (uint32_t j = 0; j < count; j += kBlock) {
-    const uint8_t* values[kBlock];
-    for (uint32_t k = 0; k < kBlock; ++k) {
-      Prefetch(rows.Value(first + at(j + kAhead + k)), rows.row_bytes);
-      values[k] = rows.Value(first + at(j + k));
-    }
-    Core::template Accumulate<1>(values, count - j < kBlock ? count - j : kBlock, scores + j, dim, &rescale, state, 0);
+  for (uint32_t j = 0; j < count; j += kTileKeys) {
+    const uint8_t* values[kTileKeys];
+    const uint32_t n = count - j < kTileKeys ? count - j : kTileKeys;
+    for (uint32_t k = 0; k < n; ++k) values[k] = rows.Value(first + ids[j + k]);
+    Core::template Accumulate<1>(values, n, scores + j, dim, &rescale, state, 0,
+                                 [&](uint32_t k) { Prefetch(rows.Value(first + at(j + k + kAhead)), rows.row_bytes); });
     rescale = 1.0f;
   }
 }

@@ -22,16 +22,19 @@ struct Bf16Core {
     for (uint32_t i = dim; i < PaddedDim(dim); ++i) out[i] = 0;
   }
 
-  template <int G>
+  template <int G, typename Touch>
   static MAGICPIG_INLINE void Scores(const uint8_t* const* keys, uint32_t n, const void* queries, uint32_t dim,
-                                     float* scores) {
+                                     float* scores, Touch touch) {
     constexpr int kKeys = 16 / (G == 3 ? 4 : G);
     const auto* query = static_cast<const uint16_t*>(queries);
     const uint32_t stride = PaddedDim(dim);
     const __mmask32 tail = TailMask(dim);
     for (uint32_t j = 0; j < n; j += kKeys) {
       const uint8_t* row[kKeys];
-      for (int k = 0; k < kKeys; ++k) row[k] = keys[j + k < n ? j + k : n - 1];
+      for (int k = 0; k < kKeys; ++k) {
+        touch(j + k);
+        row[k] = keys[j + k < n ? j + k : n - 1];
+      }
       F sum[16];
       for (F& s : sum) s = V::Zero();
       uint32_t i = 0;
@@ -51,22 +54,21 @@ struct Bf16Core {
     }
   }
 
-  template <int G>
+  template <int G, typename Touch>
   static MAGICPIG_INLINE void Accumulate(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t dim,
-                                         const float* scale, float* o, uint32_t stride) {
+                                         const float* scale, float* o, uint32_t stride, Touch touch) {
     alignas(64) uint16_t packed[G * kTileKeys];
     const uint32_t pairs = (n + 1) / 2;
     for (int g = 0; g < G; ++g) {
       for (uint32_t j = 0; j < n; j += 32) PackWords(weights + g * kTileKeys + j, packed + g * kTileKeys + j);
       if (n % 2 != 0) packed[g * kTileKeys + n] = 0;
     }
-    constexpr int kPanel = G == 1 ? 4 : 2;  // blocks of 32 elements whose sums stay in registers
-    uint32_t i = 0;
-    for (; i + kPanel * 32 <= dim; i += kPanel * 32) {
-      Panel<G, kPanel>(values, n, pairs, packed, i, ~0u, scale, o, stride);
-    }
-    for (; i < dim; i += 32) {
-      Panel<G, 1>(values, n, pairs, packed, i, dim - i >= 32 ? ~0u : TailMask(dim), scale, o, stride);
+    // Whole rows at a time (two query heads' sums of 128 elements fit in registers): a first pass over the halves of all
+    // rows would leave the hardware's prefetcher half of the lines.
+    Heads<0, (G < 2 ? G : 2)>(values, n, pairs, packed, dim, scale, o, stride, touch);
+    if constexpr (G > 2) {
+      const auto untouched = [](uint32_t) {};
+      Heads<2, G - 2>(values, n, pairs, packed, dim, scale, o, stride, untouched);
     }
   }
 
@@ -173,10 +175,25 @@ struct Bf16Core {
     }
   }
 
+  template <int First, int G, typename Touch>
+  static MAGICPIG_INLINE void Heads(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
+                                    uint32_t dim, const float* scale, float* o, uint32_t stride, Touch touch) {
+    weights += First * kTileKeys;
+    scale += First;
+    o += First * stride;
+    uint32_t i = 0;
+    for (; i + 128 <= dim; i += 128) Panel<G, 4>(values, n, pairs, weights, i, ~0u, scale, o, stride, touch);
+    for (; i + 64 <= dim; i += 64) Panel<G, 2>(values, n, pairs, weights, i, ~0u, scale, o, stride, touch);
+    for (; i < dim; i += 32) {
+      Panel<G, 1>(values, n, pairs, weights, i, dim - i >= 32 ? ~0u : TailMask(dim), scale, o, stride, touch);
+    }
+  }
+
   // Elements [i, i + 32 N) of the weighted sum, two rows at a time.
-  template <int G, int N>
+  template <int G, int N, typename Touch>
   static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
-                                    uint32_t i, __mmask32 mask, const float* scale, float* o, uint32_t stride) {
+                                    uint32_t i, __mmask32 mask, const float* scale, float* o, uint32_t stride,
+                                    Touch touch) {
     F even[G][N], odd[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -186,6 +203,10 @@ struct Bf16Core {
       }
     }
     for (uint32_t j = 0; j < pairs; ++j) {
+      if (i == 0) {
+        touch(2 * j);
+        touch(2 * j + 1);
+      }
       const uint8_t* a = values[2 * j] + 2 * i;
       const uint8_t* b = values[2 * j + 1 < n ? 2 * j + 1 : 2 * j] + 2 * i;
       __m512i low[N], high[N];
