@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { link, open, readFile, rename, stat, unlink, utimes } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-// The holder touches its lock file every second; one untouched for ten belongs to a process that has died.
+// The holder touches its lock file every second; one untouched for ten belongs to a process that has died. On the same
+// machine that is seen at once, by the process id in the file.
 const HEARTBEAT_MS = 1_000;
 const STALE_MS = 10_000;
 const POLL_MS = 100;
@@ -19,7 +21,7 @@ export async function withFileLock<T>(
   signal: AbortSignal | undefined,
   work: () => Promise<T>,
 ): Promise<T> {
-  const owner = `${process.pid} ${randomUUID()}`;
+  const owner = `${hostname()} ${process.pid} ${randomUUID()}`;
   while (!(await tryLock(path, owner))) {
     await takeAwayIfStale(path);
     await sleep(POLL_MS, undefined, signal ? { signal } : {}).catch(() => signal?.throwIfAborted());
@@ -51,12 +53,6 @@ async function tryLock(path: string, owner: string): Promise<boolean> {
 }
 
 async function takeAwayIfStale(path: string): Promise<void> {
-  const isStale = async (file: string) => {
-    const touched = await stat(file)
-      .then((info) => info.mtimeMs)
-      .catch(() => undefined);
-    return touched !== undefined && Date.now() - touched > STALE_MS;
-  };
   if (!(await isStale(path))) return;
   // Two waiters may both see a stale lock, and one of them be slow: whoever moves a lock away looks at it again, and
   // puts a living one back.
@@ -68,4 +64,23 @@ async function takeAwayIfStale(path: string): Promise<void> {
   }
   if (!(await isStale(aside))) await link(aside, path).catch(() => {});
   await unlink(aside).catch(() => {});
+}
+
+async function isStale(path: string): Promise<boolean> {
+  try {
+    const [{ mtimeMs }, owner] = await Promise.all([stat(path), readFile(path, 'utf8')]);
+    const [host, pid] = owner.split(' ');
+    return Date.now() - mtimeMs > STALE_MS || (host === hostname() && !isRunning(Number(pid)));
+  } catch {
+    return false; // released meanwhile
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH'; // another user's process may not be asked
+  }
 }

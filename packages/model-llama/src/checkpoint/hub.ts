@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, rename } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DownloadRefused, downloadFile, explain } from './download-file.js';
 import { withFileLock } from './file-lock.js';
@@ -69,6 +69,12 @@ export async function hubModel(model: HubModel, cacheDir: string, options: OpenC
     if (arrived !== undefined) return arrived;
     // Named after the commit: parts of another state of the repository are never continued.
     const partial = `${directory}.${commit.slice(0, 12)}.partial`;
+    for (const name of await readdir(dirname(directory))) {
+      const other = join(dirname(directory), name);
+      if (other.startsWith(`${directory}.`) && other.endsWith('.partial') && other !== partial) {
+        await rm(other, { recursive: true, force: true });
+      }
+    }
     const total = wanted.reduce((sum, file) => sum + (file.size ?? 0), 0);
     let before = 0;
     for (const file of wanted) {

