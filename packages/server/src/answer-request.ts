@@ -49,7 +49,7 @@ export async function answerRequest(
   const events = model.generate(job.prompt, { ...job.options, signal })[Symbol.asyncIterator]();
   // Refusals come before the first event, while the response can still have the status that they deserve.
   const first = await events.next().catch((error) => {
-    throw toApiError(error, format.promptField);
+    throw signal.aborted ? signal.reason : toApiError(error, format.promptField);
   });
 
   if (!job.stream) {

@@ -31,7 +31,7 @@ export interface ServerOptions {
   graceMs?: number;
   /** Milliseconds `/health` waits for the engine before it calls it dead. Default 10,000. */
   healthTimeoutMs?: number;
-  /** Fastify's logger option. Default no log. At level `info` there is one line a request. */
+  /** Fastify's logger option. Default no log. At level `info` there is one line for each request that generates or fails. */
   logger?: FastifyServerOptions['logger'];
 }
 
@@ -127,13 +127,13 @@ function requireApiKey(app: FastifyInstance, key: string): void {
   });
 }
 
-/** One line a request, with tokens and speeds where it generated. */
+/** One line a request that generates or fails, with tokens and speeds; health checks and the like only at level debug. */
 function logRequests(app: FastifyInstance): void {
   app.decorateRequest('generation', null);
   app.addHook('onResponse', async ({ method, url, log, generation }, { statusCode, elapsedTime }) => {
     const took = `${method} ${url} ${statusCode} in ${(elapsedTime / 1000).toFixed(2)} s`;
     if (generation === null) {
-      log.info({ statusCode }, took);
+      log[statusCode < 400 ? 'debug' : 'info']({ statusCode }, took);
     } else {
       const { usage, report } = generation;
       log.info({ statusCode, usage, magicpig: report }, `${took}: ${describeReport(report, usage)}`);

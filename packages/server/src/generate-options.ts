@@ -56,7 +56,7 @@ export function generateOptions(
     seed: body.seed ?? undefined,
     stop: body.stop == null ? undefined : [body.stop].flat(),
     ignoreEos: body.ignore_eos ?? undefined,
-    attention: mergeAttention(body.magicpig, defaults.attention),
+    attention: mergeAttention(body.magicpig ?? undefined, defaults.attention),
   });
 }
 

@@ -66,7 +66,7 @@ const commonFields = {
   ),
   ignore_eos: optional(Type.Boolean()),
   logit_bias: empty('object', 'empty: logit_bias is not supported'),
-  magicpig: Type.Optional(attentionSchema),
+  magicpig: optional(attentionSchema),
 } satisfies TProperties;
 
 const message = Type.Object({

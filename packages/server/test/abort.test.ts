@@ -29,7 +29,9 @@ test('a client that gives up on a whole answer ends its generation', async () =>
 });
 
 test('a client that leaves while its prompt is read ends its generation', async () => {
-  const { client, model: fake } = await startServer({ prefillMs: 60_000 });
+  const lines: { level: number; msg: string }[] = [];
+  const stream = { write: (line: string) => void lines.push(JSON.parse(line)) };
+  const { client, model: fake } = await startServer({ prefillMs: 60_000 }, { logger: { level: 'info', stream } });
   const controller = new AbortController();
   const answer = client.chat.completions.create({ model, messages, stream: true }, { signal: controller.signal });
   await until(() => fake.running === 1, 'the generation starts');
@@ -37,6 +39,8 @@ test('a client that leaves while its prompt is read ends its generation', async 
   await expect(answer).rejects.toThrow(/aborted/);
   await until(() => fake.running === 0, 'the generation ends');
   expect(fake.endedEarly).toBe(1);
+  const ended = { level: 30, msg: 'POST /v1/chat/completions ended early: The client went away.' };
+  expect(lines.slice(1)).toEqual([expect.objectContaining(ended)]); // information, no error
 });
 
 test('one client leaving does not disturb another', async () => {

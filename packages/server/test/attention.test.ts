@@ -9,7 +9,7 @@ test('a request chooses its policy through the official client', async () => {
     {},
     { defaults: { attention: { policy: 'magicpig', K: 8, L: 75 } } },
   );
-  const ask = (magicpig?: object) =>
+  const ask = (magicpig?: object | null) =>
     client.chat.completions.create({
       model: 'fake/model',
       messages: [{ role: 'user', content: 'What?' }],
@@ -19,9 +19,11 @@ test('a request chooses its policy through the official client', async () => {
   expect(dense).toMatchObject({ magicpig: { policy: 'dense', keysReadShare: 1 } });
   await ask({ L: 150, denseLayers: [0, 1] });
   await ask();
+  await ask(null);
   expect(fake.requests.map(({ options }) => options.attention)).toEqual([
     { policy: 'dense' },
     { policy: 'magicpig', K: 8, L: 150, denseLayers: [0, 1] },
+    { policy: 'magicpig', K: 8, L: 75 },
     { policy: 'magicpig', K: 8, L: 75 },
   ]);
 });

@@ -75,8 +75,9 @@ describe('serve', () => {
     const run = runCommand(['serve', '--port', '0'], { isTTY: true });
     await until(() => run.stdout().includes('curl'), 'the banner');
     const [url] = /http:\/\/127\.0\.0\.1:\d+/.exec(run.stdout())!;
-    await fetch(`${url}/health`);
-    await until(() => /\n\d\d:\d\d:\d\d GET \/health 200 in \d/.test(run.stdout()), 'the line');
+    await fetch(`${url}/v1/nothing`);
+    await until(() => /\n\d\d:\d\d:\d\d GET \/v1\/nothing 404 in \d/.test(run.stdout()), 'the line');
+    expect(run.stdout()).not.toContain('Server listening');
   });
 
   test('a port in use is found before the model is loaded', async () => {

@@ -42,7 +42,7 @@ export function serveCommand(context: CommandContext): Command {
     .option('--max-queue <n>', 'requests that may wait; more are refused with status 429 (default: 256)', integer(0))
     .option('--grace <seconds>', 'time that running requests get to finish on Ctrl-C', integer(0), 5)
     .addOption(
-      new Option('--log-level <level>', 'info writes one line a request')
+      new Option('--log-level <level>', 'info writes one line for each request that generates or fails')
         .choices(['debug', 'info', 'warn', 'error', 'silent'])
         .default('info'),
     );
@@ -70,7 +70,9 @@ async function serve(context: CommandContext, flags: ServeFlags): Promise<void> 
     logger,
   });
   try {
-    await server.listen({ host, port, listenTextResolver: () => '' });
+    server.log.level = 'warn'; // the banner below says where it listens
+    await server.listen({ host, port });
+    server.log.level = flags.logLevel;
   } catch (error) {
     throw listenError(error, host, port);
   }
