@@ -1,6 +1,6 @@
 // How close are the products to the machine? Weights of SmolLM2-135M in each format: decode (one row: share of the measured
 // read bandwidth) per matrix and for a pass over the whole model, and prefill (512 rows: share of the measured peak).
-//   node bench/operators.mjs [--threads 2] [--formats bf16,f32] [--isa avx2] [--json out.json]
+//   node bench/operators.mjs [--threads 2] [--formats q4,q8,bf16,f32] [--isa avx2] [--json out.json]
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { CpuBackend, cpuInfo } from '../dist/index.js';
@@ -8,7 +8,7 @@ import { CpuBackend, cpuInfo } from '../dist/index.js';
 const { values: flags } = parseArgs({
   options: {
     threads: { type: 'string' },
-    formats: { type: 'string', default: 'bf16,f32' },
+    formats: { type: 'string', default: 'q4,q8,bf16,f32' },
     isa: { type: 'string' },
     json: { type: 'string' },
   },

@@ -19,6 +19,10 @@
 namespace magicpig::cpu {
 namespace {
 
+constexpr const char* kSourceTypeNames[] = {"f32",  "f16",  "bf16", "q8_0", "q4_0", "q4_1",
+                                            "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};  // by SourceType
+constexpr const char* kWeightFormatNames[kWeightFormats] = {"f32", "bf16", "q8", "q4"};  // by WeightFormat
+
 constexpr napi_type_tag kPoolTag = {MAGICPIG_POOL_TAG_LOWER, MAGICPIG_POOL_TAG_UPPER};
 
 // A backend: a code path, a thread pool, and memory that operators share.
@@ -117,8 +121,10 @@ Napi::Value Ceiling(const Napi::CallbackInfo& info) {
   Ceilings ceilings;
   if (!MeasureCeilings(backend->pool, backend->kernels, &ceilings)) return env.Null();
   Napi::Object operations = Napi::Object::New(env);
-  operations.Set("f32", Napi::Number::New(env, ceilings.operations[static_cast<int>(Format::kF32)]));
-  operations.Set("bf16", Napi::Number::New(env, ceilings.operations[static_cast<int>(Format::kBf16)]));
+  for (int i = 0; i < kWeightFormats; ++i) {
+    const double ceiling = ceilings.operations[static_cast<int>(InputOf(static_cast<WeightFormat>(i)))];
+    operations.Set(kWeightFormatNames[i], Napi::Number::New(env, ceiling));
+  }
   Napi::Object result = Napi::Object::New(env);
   result.Set("readBandwidth", Napi::Number::New(env, ceilings.read_bandwidth));
   result.Set("operations", operations);
@@ -174,12 +180,12 @@ struct WeightHandle {
   Weight weight;
 };
 
-SourceType ParseSourceType(const std::string& name) {
-  static constexpr const char* kNames[] = {"f32",  "f16",  "bf16", "q8_0", "q4_0", "q4_1",
-                                           "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+// The enumerator at the place of a name that is known to be there.
+template <typename Enum, size_t kCount>
+Enum Named(const char* const (&names)[kCount], const std::string& name) {
   size_t index = 0;
-  while (name != kNames[index]) ++index;
-  return static_cast<SourceType>(index);
+  while (index + 1 < kCount && name != names[index]) ++index;
+  return static_cast<Enum>(index);
 }
 
 Source ParseSource(Napi::Env env, const Napi::Object& object) {
@@ -192,7 +198,7 @@ Source ParseSource(Napi::Env env, const Napi::Object& object) {
     source.std = object.Get("std").As<Napi::Number>().FloatValue();
     source.mean = object.Get("mean").As<Napi::Number>().FloatValue();
   } else {
-    source.type = ParseSourceType(type);
+    source.type = Named<SourceType>(kSourceTypeNames, type);
     source.data = Span<const uint8_t>(env, object.Get("data")).data;
     source.row_order = Span<const uint32_t>(env, object.Get("rowOrder")).data;
   }
@@ -210,7 +216,7 @@ Napi::Value CreateWeight(const Napi::CallbackInfo& info) {
   Backend* backend = Handle<Backend>(info, 0);
   const Napi::Array parts = info[1].As<Napi::Array>();
   const size_t cols = Size(info, 2);
-  const Format format = info[3].As<Napi::String>().Utf8Value() == "f32" ? Format::kF32 : Format::kBf16;
+  const WeightFormat format = Named<WeightFormat>(kWeightFormatNames, info[3].As<Napi::String>().Utf8Value());
   const bool gated = info[4].As<Napi::Boolean>().Value();
   auto* handle = OrOutOfMemory<WeightHandle*>(nullptr, [&]() -> WeightHandle* {
     std::vector<Source> sources;

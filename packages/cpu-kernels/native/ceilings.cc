@@ -42,12 +42,12 @@ bool MeasureCeilings(const magicpig_pool& pool, const Kernels& kernels, Ceilings
     ParallelFor(pool, kReadBytes / kReadTask,
                 [&](uint32_t task, uint32_t) { kernels.read(block.data() + task * kReadTask, kReadTask); });
   });
-  for (int format = 0; format < kFormats; ++format) {
+  for (int format = 0; format < kInputFormats; ++format) {
     std::atomic<uint64_t> operations{0};
     const double seconds = Fastest(kPeakPasses, [&] {
       operations = 0;
       ParallelFor(pool, kPeakTasksPerThread * pool.threads,
-                  [&](uint32_t, uint32_t) { operations += kernels.tiles[format].peak(kPeakIterations); });
+                  [&](uint32_t, uint32_t) { operations += kernels.inputs[format].peak(kPeakIterations); });
     });
     ceilings->operations[format] = static_cast<double>(operations) / seconds;
   }

@@ -10,7 +10,7 @@ namespace magicpig::cpu {
 
 struct Ceilings {
   double read_bandwidth = 0;             // bytes a second, all threads together, from memory that no cache holds
-  double operations[kFormats] = {0, 0};  // operations a second, all threads together, by Format
+  double operations[kInputFormats] = {};  // operations a second, all threads together, by InputFormat
 };
 
 // Takes about a third of a second. False when the system has no memory for the buffer that is read.

@@ -51,6 +51,25 @@ inline float F16ToFloat(uint16_t x) {
 #endif
 }
 
+// Round to nearest even; too large becomes infinity.
+inline uint16_t FloatToF16(float x) {
+#if defined(__F16C__)
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  const uint32_t bits = BitsOf(x);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);   // NaN
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
+  if (magnitude < 0x38800000u) {
+    // Subnormal: adding 1/2 leaves the value in units of 2^-24 in the mantissa, rounded by the addition.
+    return static_cast<uint16_t>(sign | (BitsOf(FromBits(magnitude) + 0.5f) - BitsOf(0.5f)));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
+#endif
+}
+
 }  // namespace
 }  // namespace magicpig::cpu
 

@@ -1,4 +1,4 @@
-// Element formats of checkpoints and of packed weights.
+// Element formats of checkpoints, of packed weights and of packed activations.
 #ifndef MAGICPIG_CPU_FORMATS_H_
 #define MAGICPIG_CPU_FORMATS_H_
 
@@ -23,19 +23,50 @@ inline constexpr BlockLayout kBlockLayouts[] = {
 // Values per dequantisation call: a multiple of every block.
 inline constexpr size_t kMaxBlockValues = 256;
 
-// Formats of packed weights.
-enum class Format : uint8_t { kF32, kBf16 };
-inline constexpr int kFormats = 2;
+// What a caller asks for: see WeightFormat in weight.ts.
+enum class WeightFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };
+inline constexpr int kWeightFormats = 4;
 
-// A packed matrix is a sequence of panels of kPanel outputs, with the inputs (k) from first to last inside a panel:
-//   f32   [ceil(rows / kPanel)][cols][kPanel]        float
-//   bf16  [ceil(rows / kPanel)][cols / 2][kPanel][2] bfloat16
-// so that one row of activations reads the weights in one sequential stream, and a register tile reads two vectors of
-// sixteen outputs a step. Missing outputs of the last panel are zero. In a gated matrix the first half of each panel is
-// outputs of the gate and the second half the same outputs of up, so that SwiGLU needs nothing but the tile.
+// What products see of the activations.
+enum class InputFormat : uint8_t { kF32, kBf16, kInt8 };
+inline constexpr int kInputFormats = 3;
+
+inline constexpr InputFormat InputOf(WeightFormat format) {
+  return format == WeightFormat::kF32 ? InputFormat::kF32
+                                      : format == WeightFormat::kBf16 ? InputFormat::kBf16 : InputFormat::kInt8;
+}
+
+// How a panel holds its weights. A packed matrix is a sequence of panels of kPanel outputs. In a gated matrix the first half
+// of each panel is outputs of the gate and the second half the same outputs of up, so that SwiGLU needs nothing but the tile.
+// Missing outputs of the last panel are zero. Inside a panel the inputs (k) go from first to last, so that one row of
+// activations reads the weights in one sequential stream:
+//   kF32    [cols][kPanel]              float
+//   kBf16   [cols / 2][kPanel][2]       bfloat16
+// and quantised, for each half of kHalfPanel outputs, blocks of kQuantBlock inputs:
+//   kQ8     [2][cols / 32] of { uint8 [8][16][4];             half scale[16] }                   w = scale (q - 128)
+//   kQ4     [2][cols / 32] of { nibbles [4][16][4] (low, high); half scale[16] }                 w = scale (q - 8)
+//   kQ4Min  [2][cols / 32] of { nibbles [4][16][4] (low, high); half scale[16]; half min[16] }   w = scale q + min
+// where [8][16][4] is (group of four inputs, output, input), and byte [j] of the nibbles holds group 2j in its low and group
+// 2j + 1 in its high half: a vector of bytes is sixteen outputs by four inputs, as the integer dot products take them.
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kQ4Min };
+inline constexpr int kPanelFormats = 5;
+
 inline constexpr size_t kPanel = 32;
+inline constexpr size_t kHalfPanel = kPanel / 2;
+inline constexpr size_t kQuantBlock = 32;
 
-inline constexpr size_t WeightBytes(Format format) { return format == Format::kF32 ? 4 : 2; }
+// Bytes of a block of kHalfPanel outputs and kQuantBlock inputs.
+inline constexpr size_t QuantBlockBytes(PanelFormat format) {
+  return (format == PanelFormat::kQ8 ? 512 : 256) + kHalfPanel * 2 * (format == PanelFormat::kQ4Min ? 2 : 1);
+}
+
+inline constexpr size_t PanelBytes(PanelFormat format, size_t cols) {
+  switch (format) {
+    case PanelFormat::kF32: return kPanel * cols * 4;
+    case PanelFormat::kBf16: return kPanel * cols * 2;
+    default: return 2 * (cols / kQuantBlock) * QuantBlockBytes(format);
+  }
+}
 
 }  // namespace magicpig::cpu
 

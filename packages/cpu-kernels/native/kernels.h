@@ -13,29 +13,41 @@ namespace magicpig::cpu {
 // Most rows a register tile of any instruction set takes.
 inline constexpr int kMaxTileRows = 12;
 
-struct TileKernels {
+// Activations, by InputFormat.
+struct InputKernels {
   // Rows of activations that a tile takes at most.
   int tile_rows;
-  // Bytes of one activation in a packed tile: 2 where the processor multiplies bfloat16 pairs, otherwise 4.
-  size_t input_bytes;
-  // Packs `rows` (1..tile_rows) rows of x, [rows] at distance `stride` floats, into `tile`:
-  //   float32   [cols][rows]         the values; rounded to bfloat16 for bf16 weights
-  //   bfloat16  [cols / 2][rows][2]
+  // Bytes that 32 activations of a row take in a packed tile.
+  size_t bytes_per_32;
+  // Packs `rows` (1..tile_rows) rows of x, at distance `stride` floats, into `tile`, inputs from first to last:
+  //   kF32   float [cols][rows]
+  //   kBf16  where the processor multiplies bfloat16 pairs bfloat16 [cols / 2][rows][2], otherwise float [cols][rows], rounded
+  //   kInt8  [cols / 32] of { groups of four inputs [8][rows]; QuantScale [rows] }
   // With `norm` (cols) each row is RMS-normalised first. `scratch` has tile_rows * cols floats.
   void (*pack)(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
                void* tile);
-  // sums (rows, kPanel) (+)= tile (rows, cols) times panel (cols, kPanel), k ascending, one sum per element, so that the
-  // bits depend neither on `rows` nor on where the inputs are cut. Starts from zero unless `resume`.
-  void (*multiply)(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume);
-  // Packs `cols` columns of kPanel rows (kPanel, kMaxBlockValues), row-major, into a part of a panel.
-  void (*pack_panel)(const float* rows, size_t cols, void* panel);
-  // The processor's ceiling: multiply-adds from registers, as `multiply` does them. Returns the operations done (a multiply-add
+  // The processor's ceiling: multiply-adds from registers, as products do them. Returns the operations done (a multiply-add
   // is two).
   uint64_t (*peak)(size_t iterations);
 };
 
+// Of a block of 32 activations of a row: x = scale q with |q| <= 127.
+struct QuantScale {
+  float scale;
+  float scaled_total;      // scale times the sum of the q
+  int32_t negative_total;  // minus the sum of the q
+};
+
+// sums (rows, kPanel) (+)= tile (rows, cols) times panel (cols, kPanel), k ascending, one sum per element, so that the bits
+// depend neither on `rows` nor on where the inputs are cut. Starts from zero unless `resume`.
+using Multiply = void (*)(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume);
+
 struct Kernels {
-  TileKernels tiles[kFormats];  // by Format
+  InputKernels inputs[kInputFormats];  // by InputFormat
+  Multiply multiply[kPanelFormats];    // by PanelFormat
+  // Packs `cols` columns of kPanel rows (kPanel, kMaxBlockValues), row-major, into a part of a panel.
+  void (*pack_panel_f32)(const float* rows, size_t cols, void* panel);
+  void (*pack_panel_bf16)(const float* rows, size_t cols, void* panel);
   // Values first .. first + count of a row of a checkpoint, as float32; multiples of the type's block.
   void (*dequantize)(SourceType type, const uint8_t* row, size_t first, size_t count, float* out);
   // out[i] = silu(sums[i]) * sums[kPanel / 2 + i] for i < count <= kPanel / 2.

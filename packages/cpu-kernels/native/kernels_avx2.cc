@@ -24,6 +24,15 @@ struct V8 {
   static V8 Min(V8 a, V8 b) { return {_mm256_min_ps(a.v, b.v)}; }
   static V8 Max(V8 a, V8 b) { return {_mm256_max_ps(a.v, b.v)}; }
   static V8 MulAdd(V8 a, V8 b, V8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static V8 Abs(V8 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+  float Largest() const {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+  }
+  static V8 LoadHalves(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
   float Sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -53,8 +62,52 @@ struct V8 {
   }
 };
 
+// Unsigned times signed bytes as 16-bit integers: vpmaddubsw would saturate, vpmaddwd is exact.
+struct Q8 {
+  using V = V8;
+  static constexpr int kRows = 3;
+
+  // Even (first and third) and odd activations as pairs of 16-bit integers.
+  struct Input {
+    int16_t even[2], odd[2];
+  };
+  using Ints = __m256i;
+  struct Bytes {
+    __m256i even, odd;
+  };
+
+  static Input MakeInput(const int8_t* q) { return {{q[0], q[2]}, {q[1], q[3]}}; }
+  static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
+  static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
+  static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
+  static Bytes Load(const std::byte* p) { return Split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static Bytes LoadLow(const std::byte* p) {
+    return Split(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_set1_epi8(15)));
+  }
+  static Bytes LoadHigh(const std::byte* p) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return Split(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15)));
+  }
+  static Ints Dot(Ints sum, Bytes w, Input x) {
+    int even, odd;
+    memcpy(&even, x.even, sizeof even);
+    memcpy(&odd, x.odd, sizeof odd);
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w.even, _mm256_set1_epi32(even)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(w.odd, _mm256_set1_epi32(odd)));
+  }
+  static Ints Opaque(Ints x) {
+    asm volatile("" : "+x"(x));
+    return x;
+  }
+
+ private:
+  static Bytes Split(__m256i bytes) {
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
+  }
+};
+
 }  // namespace
 
-constinit const Kernels kAvx2Kernels = MakeKernels<V8>();
+constinit const Kernels kAvx2Kernels = MakeKernels<V8, Q8>();
 
 }  // namespace magicpig::cpu

@@ -1,5 +1,5 @@
-// Kernels for AVX-512 with BF16: as AVX-512, but bfloat16 pairs are multiplied directly (vdpbf16ps), at twice the rate of
-// float32 on Zen 4.
+// Kernels for AVX-512 with BF16 and VNNI: as AVX-512, but bfloat16 pairs (vdpbf16ps) and groups of four bytes (vpdpbusd) are
+// multiplied directly, on Zen 4 at twice and four times the rate of float32.
 #include "vector_avx512.h"
 
 namespace magicpig::cpu {
@@ -60,13 +60,40 @@ uint64_t PeakPairs(size_t iterations) {
   return iterations * kSums * V16::kLanes * 4;
 }
 
+struct QVnni {
+  using V = V16;
+  static constexpr int kRows = 12;
+
+  struct Input {
+    int8_t q[4];
+  };
+  using Ints = __m512i;
+  using Bytes = __m512i;
+
+  static Input MakeInput(const int8_t* q) { return {{q[0], q[1], q[2], q[3]}}; }
+  static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
+  static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
+  static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
+  static Bytes Load(const std::byte* p) { return _mm512_loadu_si512(p); }
+  static Bytes LoadLow(const std::byte* p) { return _mm512_and_si512(Load(p), _mm512_set1_epi8(15)); }
+  static Bytes LoadHigh(const std::byte* p) {
+    return _mm512_and_si512(_mm512_srli_epi16(Load(p), 4), _mm512_set1_epi8(15));
+  }
+  static Ints Dot(Ints sum, Bytes w, Input x) {
+    int quad;
+    memcpy(&quad, x.q, sizeof quad);
+    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(quad));
+  }
+  static Ints Opaque(Ints x) {
+    asm volatile("" : "+v"(x));
+    return x;
+  }
+};
+
 constexpr Kernels MakeBf16Kernels() {
-  Kernels kernels = MakeKernels<V16>();
-  TileKernels& bf16 = kernels.tiles[static_cast<int>(Format::kBf16)];
-  bf16.input_bytes = sizeof(uint16_t);
-  bf16.pack = PackPairs;
-  bf16.multiply = MultiplyPairs;
-  bf16.peak = PeakPairs;
+  Kernels kernels = MakeKernels<V16, QVnni>();
+  kernels.inputs[static_cast<int>(InputFormat::kBf16)] = {V16::kRows, 32 * sizeof(uint16_t), PackPairs, PeakPairs};
+  kernels.multiply[static_cast<int>(PanelFormat::kBf16)] = MultiplyPairs;
   return kernels;
 }
 

@@ -4,12 +4,14 @@
 //   V::Load(p), V::LoadPart(p, n < kLanes, rest zero), V::Broadcast(x), v.Store(p), v.StorePart(p, n)
 //   V::Add, V::Mul, V::Div, V::MulAdd(a, b, c) = a b + c, v.Sum()
 //   V::Even(p), V::Odd(p): first and second elements of kLanes bfloat16 pairs
-//   V::Exp(v)
+//   V::Exp(v), V::Abs(v), V::Max(a, b), v.Largest(), V::LoadHalves(p)
 //   V::Opaque(v): the same value, but the compiler does not know that, and must compute it
 #ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
 #define MAGICPIG_CPU_KERNELS_GENERIC_H_
 
 #include <math.h>
+
+#include <cstddef>
 
 #include "dequantize.h"
 #include "kernels.h"
@@ -66,6 +68,42 @@ void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float
     for (int r = 0; r < rows; ++r) {
       const float value = prepared.rows[r][k];
       *out++ = kRound ? RoundToBf16(value) : value;
+    }
+  }
+}
+
+// Blocks of 32 activations as 8-bit integers. Rounding is to nearest even and the same everywhere.
+template <typename Q>
+void PackInt8(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
+              void* tile) {
+  using V = typename Q::V;
+  // Smaller blocks count as zero: 127 / largest must not overflow.
+  constexpr float kSmallest = 1e-30f;
+  // Adding this to a number of at most 2^22 rounds it to an integer, which is then in the low bits.
+  constexpr float kRound = 0x1.8p23f;
+  const PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
+  std::byte* out = static_cast<std::byte*>(tile);
+  for (size_t k = 0; k < cols; k += kQuantBlock) {
+    auto* inputs = reinterpret_cast<typename Q::Input*>(out);
+    out += 8 * rows * sizeof(typename Q::Input);
+    auto* scales = reinterpret_cast<QuantScale*>(out);
+    out += rows * sizeof(QuantScale);
+    for (int r = 0; r < rows; ++r) {
+      const float* values = prepared.rows[r] + k;
+      V largest = V::Broadcast(0);
+      for (size_t i = 0; i < kQuantBlock; i += V::kLanes) largest = V::Max(largest, V::Abs(V::Load(values + i)));
+      const float most = largest.Largest();
+      const bool empty = !(most > kSmallest);
+      const float inverse = empty ? 0 : 127.0f / most;
+      int8_t q[kQuantBlock];
+      int32_t total = 0;
+      for (size_t i = 0; i < kQuantBlock; ++i) {
+        q[i] = static_cast<int8_t>(BitsOf(values[i] * inverse + kRound) - BitsOf(kRound));
+        total += q[i];
+      }
+      for (int group = 0; group < 8; ++group) inputs[group * rows + r] = Q::MakeInput(q + 4 * group);
+      const float scale = empty ? 0 : most / 127.0f;
+      scales[r] = {scale, scale * static_cast<float>(total), -total};
     }
   }
 }
@@ -141,6 +179,74 @@ void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* 
   }
 }
 
+// Quantised weights. Q holds what integers take:
+//   Q::V; Q::Input (four activations), Q::MakeInput(q); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
+//   Q::ToFloat(i); Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles);
+//   Q::Dot(i, bytes, input) = i + the dot product of four bytes and four inputs, exactly.
+template <typename Q, int kRows, PanelFormat kFormat>
+void MultiplyQuantised(const std::byte* tile, const std::byte* panel, size_t cols, float* sums) {
+  using V = typename Q::V;
+  using Ints = typename Q::Ints;
+  constexpr bool kNibbles = kFormat != PanelFormat::kQ8;
+  constexpr size_t n = V::kLanes;
+  constexpr int vectors = kHalfPanel / n;
+  constexpr size_t kVectorBytes = 4 * n;
+  for (size_t half = 0; half < 2; ++half) {
+    V acc[kRows][vectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) acc[r][v] = V::Broadcast(0);
+    }
+    const std::byte* x = tile;
+    for (size_t k = 0; k < cols; k += kQuantBlock) {
+      const auto* inputs = reinterpret_cast<const typename Q::Input*>(x);
+      x += 8 * kRows * sizeof(typename Q::Input);
+      const auto* scales = reinterpret_cast<const QuantScale*>(x);
+      x += kRows * sizeof(QuantScale);
+      Ints dots[kRows][vectors];
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < vectors; ++v) {
+          // q - 128 and q - 8: the subtrahend times the sum of the activations is known beforehand.
+          const Ints total = Q::Splat(kFormat == PanelFormat::kQ4Min ? 0 : scales[r].negative_total);
+          dots[r][v] = Q::ShiftLeft(total, kFormat == PanelFormat::kQ8 ? 7 : 3);
+        }
+      }
+      const auto add = [&](int group, int v, typename Q::Bytes weights) {
+        for (int r = 0; r < kRows; ++r) dots[r][v] = Q::Dot(dots[r][v], weights, inputs[group * kRows + r]);
+      };
+      if constexpr (kNibbles) {
+        for (int pair = 0; pair < 4; ++pair, panel += 4 * kHalfPanel) {
+          for (int v = 0; v < vectors; ++v) {
+            add(2 * pair, v, Q::LoadLow(panel + v * kVectorBytes));
+            add(2 * pair + 1, v, Q::LoadHigh(panel + v * kVectorBytes));
+          }
+        }
+      } else {
+        for (int group = 0; group < 8; ++group, panel += 4 * kHalfPanel) {
+          for (int v = 0; v < vectors; ++v) add(group, v, Q::Load(panel + v * kVectorBytes));
+        }
+      }
+      const auto* halves = reinterpret_cast<const uint16_t*>(panel);
+      for (int v = 0; v < vectors; ++v) {
+        const V scale = V::LoadHalves(halves + v * n);
+        for (int r = 0; r < kRows; ++r) {
+          acc[r][v] = V::MulAdd(V::Mul(Q::ToFloat(dots[r][v]), scale), V::Broadcast(scales[r].scale), acc[r][v]);
+        }
+      }
+      panel += 2 * kHalfPanel;
+      if constexpr (kFormat == PanelFormat::kQ4Min) {
+        for (int v = 0; v < vectors; ++v) {
+          const V min = V::LoadHalves(halves + kHalfPanel + v * n);
+          for (int r = 0; r < kRows; ++r) acc[r][v] = V::MulAdd(min, V::Broadcast(scales[r].scaled_total), acc[r][v]);
+        }
+        panel += 2 * kHalfPanel;
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + half * kHalfPanel + v * n);
+    }
+  }
+}
+
 // Calls f.template operator()<rows>() with the run-time `rows` (1..kMost) as a constant.
 template <int kMost, typename F>
 inline void WithRows(int rows, F&& f) {
@@ -166,6 +272,14 @@ template <typename V>
 void MultiplyBf16(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
   WithRows<V::kRows>(rows, [&]<int kRows>() {
     MultiplyBf16<V, kRows>(static_cast<const float*>(tile), static_cast<const uint16_t*>(panel), cols, sums, resume);
+  });
+}
+
+// All inputs in one pass: quantised weights are small enough for the caches.
+template <typename Q, PanelFormat kFormat>
+void MultiplyQuantised(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool) {
+  WithRows<Q::kRows>(rows, [&]<int kRows>() {
+    MultiplyQuantised<Q, kRows, kFormat>(static_cast<const std::byte*>(tile), static_cast<const std::byte*>(panel), cols, sums);
   });
 }
 
@@ -254,6 +368,21 @@ uint64_t PeakF32(size_t iterations) {
   return iterations * kSums * V::kLanes * 2;
 }
 
+template <typename Q>
+uint64_t PeakInt8(size_t iterations) {
+  constexpr int kSums = 10;
+  typename Q::Ints sums[kSums];
+  for (auto& sum : sums) sum = Q::Splat(1);
+  alignas(64) static constexpr std::byte kBytes[64] = {};
+  const typename Q::Bytes bytes = Q::Load(kBytes);
+  const int8_t q[4] = {1, 2, 3, 4};
+  const typename Q::Input input = Q::MakeInput(q);
+  for (size_t i = 0; i < iterations; ++i) {
+    for (auto& sum : sums) sum = Q::Opaque(Q::Dot(sum, bytes, input));
+  }
+  return iterations * kSums * Q::V::kLanes * 4 * 2;
+}
+
 template <typename V>
 void Read(const void* data, size_t bytes) {
   const float* p = static_cast<const float*>(data);
@@ -267,14 +396,24 @@ void Read(const void* data, size_t bytes) {
   }
 }
 
-// The table of an instruction set whose vector type is V, without bfloat16 products.
-template <typename V>
+// The table of an instruction set whose vector type is V and whose integers are Q, without bfloat16 products.
+template <typename V, typename Q>
 constexpr Kernels MakeKernels() {
   return {
       {
-          {V::kRows, sizeof(float), PackFloat<V, false>, MultiplyF32<V>, PackPanelF32, PeakF32<V>},
-          {V::kRows, sizeof(float), PackFloat<V, true>, MultiplyBf16<V>, PackPanelBf16, PeakF32<V>},
+          {V::kRows, 32 * sizeof(float), PackFloat<V, false>, PeakF32<V>},
+          {V::kRows, 32 * sizeof(float), PackFloat<V, true>, PeakF32<V>},
+          {Q::kRows, 8 * sizeof(typename Q::Input) + sizeof(QuantScale), PackInt8<Q>, PeakInt8<Q>},
       },
+      {
+          MultiplyF32<V>,
+          MultiplyBf16<V>,
+          MultiplyQuantised<Q, PanelFormat::kQ8>,
+          MultiplyQuantised<Q, PanelFormat::kQ4>,
+          MultiplyQuantised<Q, PanelFormat::kQ4Min>,
+      },
+      PackPanelF32,
+      PackPanelBf16,
       DequantizeRow,
       Swiglu<V>,
       Rotate,

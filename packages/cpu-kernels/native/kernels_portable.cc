@@ -33,6 +33,8 @@ struct V4 {
     for (size_t i = 0; i < n; ++i) p[i] = v[i];
   }
   static V4 Add(V4 a, V4 b) { return {a.v + b.v}; }
+  static V4 Max(V4 a, V4 b) { return {a.v > b.v ? a.v : b.v}; }
+  static V4 Abs(V4 a) { return {reinterpret_cast<Lanes>(reinterpret_cast<Bits>(a.v) & 0x7fffffffu)}; }
   static V4 Mul(V4 a, V4 b) { return {a.v * b.v}; }
   static V4 Div(V4 a, V4 b) { return {a.v / b.v}; }
 #if defined(__aarch64__)
@@ -44,6 +46,13 @@ struct V4 {
   static V4 MulAdd(V4 a, V4 b, V4 c) { return {a.v * b.v + c.v}; }
 #endif
   float Sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
+  float Largest() const {
+    const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+    return a > b ? a : b;
+  }
+  static V4 LoadHalves(const uint16_t* p) {
+    return Of(F16ToFloat(p[0]), F16ToFloat(p[1]), F16ToFloat(p[2]), F16ToFloat(p[3]));
+  }
   // Of each little-endian pair of bfloat16, the first is the low half of 32 bits.
   static V4 Even(const uint16_t* p) { return {reinterpret_cast<Lanes>(Pairs(p) << 16)}; }
   static V4 Odd(const uint16_t* p) { return {reinterpret_cast<Lanes>(Pairs(p) & 0xffff0000u)}; }
@@ -67,8 +76,45 @@ struct V4 {
   }
 };
 
+struct Q4 {
+  using V = V4;
+  static constexpr int kRows = 2;
+
+  // Products of bytes are made in 32-bit lanes, one byte of each lane after the other.
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef uint32_t Bytes __attribute__((vector_size(16)));
+  struct Input {
+    int8_t q[4];
+  };
+
+  static Input MakeInput(const int8_t* q) { return {{q[0], q[1], q[2], q[3]}}; }
+  static Ints Splat(int32_t x) {
+    const Ints lanes = {x, x, x, x};
+    return lanes;
+  }
+  static Ints ShiftLeft(Ints x, int n) { return x << n; }
+  static V4 ToFloat(Ints x) {
+    return V4::Of(static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2]), static_cast<float>(x[3]));
+  }
+  static Bytes Load(const std::byte* p) {
+    Bytes bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return bytes;
+  }
+  static Bytes LoadLow(const std::byte* p) { return Load(p) & 0x0f0f0f0fu; }
+  static Bytes LoadHigh(const std::byte* p) { return Load(p) >> 4 & 0x0f0f0f0fu; }
+  static Ints Dot(Ints sum, Bytes w, Input x) {
+    for (int i = 0; i < 4; ++i) sum += reinterpret_cast<Ints>(w >> (8 * i) & 0xffu) * Splat(x.q[i]);
+    return sum;
+  }
+  static Ints Opaque(Ints x) {
+    const V4 opaque = V4::Opaque({reinterpret_cast<V4::Lanes>(x)});
+    return reinterpret_cast<Ints>(opaque.v);
+  }
+};
+
 }  // namespace
 
-constinit const Kernels kPortableKernels = MakeKernels<V4>();
+constinit const Kernels kPortableKernels = MakeKernels<V4, Q4>();
 
 }  // namespace magicpig::cpu

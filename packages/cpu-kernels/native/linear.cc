@@ -8,7 +8,8 @@ namespace magicpig::cpu {
 namespace {
 
 // Cache blocking. A task multiplies a block of rows with a few panels; a block of packed rows (of at most kColumnBlock
-// columns) stays in the second-level cache with one panel while it passes over the panels.
+// columns) stays in the second-level cache with one panel while it passes over the panels. Quantised weights and activations
+// are small enough for passes over all columns.
 constexpr size_t kColumnBlock = 2048;
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
 constexpr size_t kMaxPanelsPerTask = 4;
@@ -73,19 +74,21 @@ bool LinearScratch::Reserve(size_t packed_bytes, size_t thread_bytes, uint32_t t
 
 bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& scratch, const Weight& weight,
             const LinearArgs& args) {
-  const TileKernels& tiles = kernels.tiles[static_cast<int>(weight.format)];
+  const InputFormat input_format = InputOf(weight.format);
+  const InputKernels& inputs = kernels.inputs[static_cast<int>(input_format)];
   const size_t cols = weight.cols;
-  const size_t row_bytes = cols * tiles.input_bytes;
-  const RowTiles row_tiles(args.rows, tiles.tile_rows);
+  const size_t panels = weight.panels.size();
+  const auto row_bytes = [&](size_t columns) { return columns * inputs.bytes_per_32 / 32; };
+  const RowTiles row_tiles(args.rows, inputs.tile_rows);
 
   // Blocks: row tiles of a task, panels of a task, columns of a pass.
-  const size_t column_block = std::min(cols, kColumnBlock);
+  const size_t column_block = input_format == InputFormat::kInt8 ? cols : std::min(cols, kColumnBlock);
   const size_t column_blocks = CeilDivide(cols, column_block);
   size_t tiles_per_task =
-      std::clamp<size_t>(kRowBlockBytes / (tiles.tile_rows * column_block * tiles.input_bytes), 1, row_tiles.count);
-  size_t panels_per_task = std::min(kMaxPanelsPerTask, weight.panels());
+      std::clamp<size_t>(kRowBlockBytes / (inputs.tile_rows * row_bytes(column_block)), 1, row_tiles.count);
+  size_t panels_per_task = std::min(kMaxPanelsPerTask, panels);
   const auto tasks_now = [&] {
-    return CeilDivide(row_tiles.count, tiles_per_task) * CeilDivide(weight.panels(), panels_per_task);
+    return CeilDivide(row_tiles.count, tiles_per_task) * CeilDivide(panels, panels_per_task);
   };
   const size_t tasks_wanted = kTasksPerThread * pool.threads;
   while (pool.threads > 1 && tasks_now() < tasks_wanted) {
@@ -100,14 +103,14 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
   }
 
   // Per thread: sums of a task's tiles when the columns take several passes, else of one tile; normalised rows for packing.
-  const size_t tile_sums = tiles.tile_rows * kPanel;
+  const size_t tile_sums = inputs.tile_rows * kPanel;
   const size_t sums_bytes = sizeof(float) * tile_sums * (column_blocks > 1 ? tiles_per_task * panels_per_task : 1);
-  const size_t norm_bytes = args.norm ? sizeof(float) * tiles.tile_rows * cols : 0;
-  if (!scratch.Reserve(args.rows * row_bytes, std::max(sums_bytes, norm_bytes), pool.threads)) return false;
+  const size_t norm_bytes = args.norm ? sizeof(float) * inputs.tile_rows * cols : 0;
+  if (!scratch.Reserve(args.rows * row_bytes(cols), std::max(sums_bytes, norm_bytes), pool.threads)) return false;
 
-  const auto packed_tile = [&](size_t tile) { return scratch.packed() + row_tiles.first(tile) * row_bytes; };
+  const auto packed_tile = [&](size_t tile) { return scratch.packed() + row_tiles.first(tile) * row_bytes(cols); };
   const auto pack = [&](size_t tile, uint32_t thread) {
-    tiles.pack(args.x + row_tiles.first(tile) * cols, cols, row_tiles.rows(tile), cols, args.norm, args.epsilon,
+    inputs.pack(args.x + row_tiles.first(tile) * cols, cols, row_tiles.rows(tile), cols, args.norm, args.epsilon,
                reinterpret_cast<float*>(scratch.thread(thread)), packed_tile(tile));
   };
   if (args.rows * cols <= kPackAlone) {
@@ -116,7 +119,7 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
     ParallelFor(pool, static_cast<uint32_t>(row_tiles.count), [&](uint32_t tile, uint32_t thread) { pack(tile, thread); });
   }
 
-  const size_t panel_tasks = CeilDivide(weight.panels(), panels_per_task);
+  const size_t panel_tasks = CeilDivide(panels, panels_per_task);
   const size_t tasks = tasks_now();
   // Panels vary fastest: a thread's next task most likely has the same rows, which its cache still holds.
   ParallelFor(pool, static_cast<uint32_t>(tasks), [&](uint32_t task, uint32_t thread) {
@@ -124,17 +127,19 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
     const size_t first_tile = task / panel_tasks * tiles_per_task;
     const size_t end_tile = std::min(row_tiles.count, first_tile + tiles_per_task);
     const size_t first_panel = task % panel_tasks * panels_per_task;
-    const size_t end_panel = std::min(weight.panels(), first_panel + panels_per_task);
+    const size_t end_panel = std::min(panels, first_panel + panels_per_task);
     for (size_t k = 0; k < cols; k += column_block) {
       const size_t columns = std::min(column_block, cols - k);
       const bool last = k + columns == cols;
       for (size_t panel = first_panel; panel < end_panel; ++panel) {
-        const std::byte* w = weight.panel(panel) + k * kPanel * WeightBytes(weight.format);
+        const auto& [format, data] = weight.panels[panel];
+        const std::byte* w = data + (k > 0 ? PanelBytes(format, k) : 0);
+        const Multiply multiply = kernels.multiply[static_cast<int>(format)];
         for (size_t tile = first_tile; tile < end_tile; ++tile) {
           const int rows = row_tiles.rows(tile);
           float* tile_out = sums;
           if (column_blocks > 1) tile_out += ((panel - first_panel) * tiles_per_task + tile - first_tile) * tile_sums;
-          tiles.multiply(packed_tile(tile) + k * rows * tiles.input_bytes, rows, w, columns, tile_out, k > 0);
+          multiply(packed_tile(tile) + rows * row_bytes(k), rows, w, columns, tile_out, k > 0);
           if (last) Finish(kernels, weight, args, tile_out, row_tiles.first(tile), rows, panel);
         }
       }

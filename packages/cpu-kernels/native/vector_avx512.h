@@ -27,6 +27,11 @@ struct V16 {
   static V16 Min(V16 a, V16 b) { return {_mm512_min_ps(a.v, b.v)}; }
   static V16 Max(V16 a, V16 b) { return {_mm512_max_ps(a.v, b.v)}; }
   static V16 MulAdd(V16 a, V16 b, V16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static V16 Abs(V16 a) { return {_mm512_abs_ps(a.v)}; }
+  float Largest() const { return _mm512_reduce_max_ps(v); }
+  static V16 LoadHalves(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   float Sum() const { return _mm512_reduce_add_ps(v); }
   static V16 Even(const uint16_t* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
   static V16 Odd(const uint16_t* p) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "quantize.h"
 #include "random_normal.h"
 
 namespace magicpig::cpu {
@@ -12,8 +13,8 @@ namespace {
 
 constexpr size_t kNoRow = SIZE_MAX;
 
-// Bytes of packed weights that one task makes: enough to hide its start, few enough to balance.
-constexpr size_t kPackTaskBytes = size_t{256} << 10;
+// Weights that one task packs: enough to hide its start, few enough to balance.
+constexpr size_t kPackTaskValues = size_t{64} << 10;
 
 // The row, among those of all sources stacked, that sits at `lane` of a panel, or kNoRow for padding.
 size_t RowAt(const Weight& weight, size_t panel, size_t lane) {
@@ -36,44 +37,123 @@ void DecodeRow(const Kernels& kernels, const Source& source, size_t row, size_t 
   kernels.dequantize(source.type, source.data + from * row_bytes, first, count, out);
 }
 
+// Where the weights of a panel's lanes come from.
+struct Lane {
+  const Source* source = nullptr;  // null for padding
+  size_t row = 0;                  // of the source
+};
+
+Lane LaneAt(const Weight& weight, const std::vector<Source>& sources, size_t panel, size_t lane) {
+  size_t row = RowAt(weight, panel, lane);
+  if (row == kNoRow) return {};
+  auto source = sources.begin();
+  while (row >= source->rows) row -= (source++)->rows;
+  return {&*source, row};
+}
+
+PanelFormat FormatOfPanel(const Weight& weight, const Lane (&lanes)[kPanel]) {
+  if (weight.format == WeightFormat::kF32) return PanelFormat::kF32;
+  if (weight.format == WeightFormat::kBf16) return PanelFormat::kBf16;
+  const auto wanted = [&](const Lane& lane) {
+    return QuantisedFormat(weight.format, lane.source->random ? SourceType::kF32 : lane.source->type);
+  };
+  PanelFormat format = wanted(lanes[0]);  // the first output of a panel is never padding
+  for (const Lane& lane : lanes) {
+    if (lane.source) format = CommonFormat(format, wanted(lane));
+  }
+  return format;
+}
+
+void PackFloats(const Kernels& kernels, const Lane (&lanes)[kPanel], size_t cols, PanelFormat format, std::byte* panel) {
+  alignas(64) float rows[kPanel * kMaxBlockValues];  // (kPanel, kMaxBlockValues)
+  for (size_t first = 0; first < cols; first += kMaxBlockValues) {
+    const size_t count = std::min(kMaxBlockValues, cols - first);
+    for (size_t lane = 0; lane < kPanel; ++lane) {
+      float* values = rows + lane * kMaxBlockValues;
+      if (lanes[lane].source) {
+        DecodeRow(kernels, *lanes[lane].source, lanes[lane].row, cols, first, count, values);
+      } else {
+        std::fill(values, values + count, 0.0f);
+      }
+    }
+    (format == PanelFormat::kF32 ? kernels.pack_panel_f32 : kernels.pack_panel_bf16)(rows, count,
+                                                                                     panel + PanelBytes(format, first));
+  }
+}
+
+void PackQuantised(const Kernels& kernels, const Lane (&lanes)[kPanel], size_t cols, PanelFormat format, std::byte* panel) {
+  constexpr size_t kBlocks = kMaxBlockValues / kQuantBlock;
+  QuantBlock blocks[kHalfPanel][kBlocks];
+  for (size_t half = 0; half < kPanel; half += kHalfPanel) {
+    for (size_t first = 0; first < cols; first += kMaxBlockValues) {
+      const size_t count = std::min(kMaxBlockValues, cols - first);
+      for (size_t i = 0; i < kHalfPanel; ++i) {
+        const Lane& lane = lanes[half + i];
+        if (!lane.source) {
+          std::fill_n(blocks[i], kBlocks, QuantBlock{});  // a scale of zero makes zeros
+          continue;
+        }
+        const Source& source = *lane.source;
+        if (!source.random && RepacksInto(source.type, format)) {
+          const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];
+          const size_t from = source.row_order ? source.row_order[lane.row] : lane.row;
+          const uint8_t* row = source.data + from * (cols / layout.values * layout.bytes);
+          for (size_t b = 0; b < count / kQuantBlock; ++b) {
+            RepackBlock(source.type, row, first / kQuantBlock + b, format, &blocks[i][b]);
+          }
+        } else {
+          float values[kMaxBlockValues];
+          DecodeRow(kernels, source, lane.row, cols, first, count, values);
+          for (size_t b = 0; b < count / kQuantBlock; ++b) {
+            QuantiseBlock(values + b * kQuantBlock, format, &blocks[i][b]);
+          }
+        }
+      }
+      for (size_t b = 0; b < count / kQuantBlock; ++b, panel += QuantBlockBytes(format)) {
+        PackBlocks(&blocks[0][b], kBlocks, format, panel);
+      }
+    }
+  }
+}
+
 }  // namespace
 
-size_t Weight::panels() const { return (outputs() + outputs_per_panel() - 1) / outputs_per_panel(); }
-
 std::optional<Weight> MakeWeight(const magicpig_pool& pool, const Kernels& kernels, Arena& arena,
-                                 const std::vector<Source>& sources, size_t cols, Format format, bool gated) {
+                                 const std::vector<Source>& sources, size_t cols, WeightFormat format, bool gated) {
   Weight weight;
   for (const Source& source : sources) weight.rows += source.rows;
   weight.cols = cols;
   weight.format = format;
   weight.gated = gated;
-  weight.bytes = weight.panels() * weight.panel_bytes();
+
+  const size_t panels = (weight.outputs() + weight.outputs_per_panel() - 1) / weight.outputs_per_panel();
+  const auto lanes_of = [&](size_t panel, Lane(&lanes)[kPanel]) {
+    for (size_t lane = 0; lane < kPanel; ++lane) lanes[lane] = LaneAt(weight, sources, panel, lane);
+  };
+  std::vector<PanelFormat> formats(panels);
+  for (size_t panel = 0; panel < panels; ++panel) {
+    Lane lanes[kPanel];
+    lanes_of(panel, lanes);
+    formats[panel] = FormatOfPanel(weight, lanes);
+    weight.bytes += PanelBytes(formats[panel], cols);
+  }
   weight.memory = arena.Allocate(weight.bytes);
   if (!weight.memory.data) return std::nullopt;
+  const std::byte* data = weight.memory.data;
+  for (const PanelFormat panel_format : formats) {
+    weight.panels.push_back({panel_format, data});
+    data += PanelBytes(panel_format, cols);
+  }
 
-  const size_t panels = weight.panels();
-  const size_t panels_per_task = std::max<size_t>(1, kPackTaskBytes / weight.panel_bytes());
-  const size_t column_bytes = kPanel * WeightBytes(format);
+  const size_t panels_per_task = std::max<size_t>(1, kPackTaskValues / (kPanel * cols));
   ParallelFor(pool, static_cast<uint32_t>((panels + panels_per_task - 1) / panels_per_task), [&](uint32_t task, uint32_t) {
-    alignas(64) float rows[kPanel * kMaxBlockValues];  // (kPanel, kMaxBlockValues)
     const size_t end = std::min(panels, (task + 1) * panels_per_task);
     for (size_t panel = task * panels_per_task; panel < end; ++panel) {
-      std::byte* out = weight.memory.data + panel * weight.panel_bytes();
-      for (size_t first = 0; first < cols; first += kMaxBlockValues) {
-        const size_t count = std::min(kMaxBlockValues, cols - first);
-        for (size_t lane = 0; lane < kPanel; ++lane) {
-          float* values = rows + lane * kMaxBlockValues;
-          size_t row = RowAt(weight, panel, lane);
-          if (row == kNoRow) {
-            std::fill(values, values + count, 0.0f);
-            continue;
-          }
-          auto source = sources.begin();
-          while (row >= source->rows) row -= (source++)->rows;
-          DecodeRow(kernels, *source, row, cols, first, count, values);
-        }
-        kernels.tiles[static_cast<int>(format)].pack_panel(rows, count, out + first * column_bytes);
-      }
+      Lane lanes[kPanel];
+      lanes_of(panel, lanes);
+      std::byte* out = weight.memory.data + (weight.panels[panel].data - weight.memory.data);
+      const bool floats = formats[panel] == PanelFormat::kF32 || formats[panel] == PanelFormat::kBf16;
+      (floats ? PackFloats : PackQuantised)(kernels, lanes, cols, formats[panel], out);
     }
   });
   return weight;
@@ -93,17 +173,22 @@ void GatherRows(const magicpig_pool& pool, const Weight& weight, const int32_t* 
   const size_t cols = weight.cols;
   const auto gather = [&](size_t i) {
     const size_t row = static_cast<size_t>(rows[i]);
-    const std::byte* panel = weight.panel(row / kPanel);
+    const auto& [format, panel] = weight.panels[row / kPanel];
     const size_t lane = row % kPanel;
     float* to = out + i * cols;
-    if (weight.format == Format::kF32) {
+    if (format == PanelFormat::kF32) {
       const float* from = reinterpret_cast<const float*>(panel) + lane;
       for (size_t k = 0; k < cols; ++k) to[k] = from[k * kPanel];
-    } else {
+    } else if (format == PanelFormat::kBf16) {
       const uint16_t* from = reinterpret_cast<const uint16_t*>(panel) + 2 * lane;
       for (size_t k = 0; k < cols; k += 2) {
         to[k] = Bf16ToFloat(from[k * kPanel]);
         to[k + 1] = Bf16ToFloat(from[k * kPanel + 1]);
+      }
+    } else {
+      const std::byte* from = panel + lane / kHalfPanel * (PanelBytes(format, cols) / 2);
+      for (size_t k = 0; k < cols; k += kQuantBlock, from += QuantBlockBytes(format)) {
+        DecodeBlock(from, format, lane % kHalfPanel, to + k);
       }
     }
   };

@@ -28,16 +28,20 @@ struct Source {
 
 // y = W x, packed as formats.h says.
 struct Weight {
+  // Each panel has its own format: in a quantised matrix the parts may differ (q, k and v of a Q4_K_M file).
+  struct Panel {
+    PanelFormat format;
+    const std::byte* data;
+  };
+
   size_t rows = 0;  // gated: of gate and up together
-  size_t cols = 0;  // a multiple of 8
-  Format format = Format::kF32;
+  size_t cols = 0;  // a multiple of 8, and of kQuantBlock when quantised
+  WeightFormat format = WeightFormat::kF32;
   bool gated = false;
+  std::vector<Panel> panels;
   Arena::Piece memory;
   size_t bytes = 0;
 
-  size_t panels() const;
-  size_t panel_bytes() const { return kPanel * cols * WeightBytes(format); }
-  const std::byte* panel(size_t index) const { return memory.data + index * panel_bytes(); }
   // Outputs of a product: half the rows when gated.
   size_t outputs() const { return gated ? rows / 2 : rows; }
   size_t outputs_per_panel() const { return gated ? kPanel / 2 : kPanel; }
@@ -46,7 +50,7 @@ struct Weight {
 // Stacks the rows of the sources and packs them on the pool's threads. Gated: two sources of equal rows, gate and up.
 // Empty when the system has no memory.
 std::optional<Weight> MakeWeight(const magicpig_pool& pool, const Kernels& kernels, Arena& arena,
-                                 const std::vector<Source>& sources, size_t cols, Format format, bool gated);
+                                 const std::vector<Source>& sources, size_t cols, WeightFormat format, bool gated);
 
 // out (cols) = the single row of a source.
 void DecodeVector(const Kernels& kernels, const Source& source, size_t cols, float* out);

@@ -12,10 +12,12 @@ import type { Weight, WeightFormat, WeightSource } from './weight.js';
 
 /** Most threads a pool may have. */
 const MAX_THREADS = 1024;
-/** Inputs of a matrix come in multiples of this: the narrowest vector of the kernels. */
-const COLS_MULTIPLE = 8;
+/** Inputs of a matrix come in multiples of these: the narrowest vector of the kernels, blocks of quantised weights. */
+const COLS_MULTIPLE: Record<WeightFormat, number> = { f32: 8, bf16: 8, q8: 32, q4: 32 };
+/** What a weight takes, about. */
+const BYTES_PER_WEIGHT: Record<WeightFormat, number> = { f32: 4, bf16: 2, q8: 1, q4: 0.625 };
 const MAX_DIMENSION = 2 ** 31 - 1;
-const FORMATS: readonly WeightFormat[] = ['f32', 'bf16'];
+const FORMATS = Object.keys(COLS_MULTIPLE) as WeightFormat[];
 
 /** Settings of a {@link CpuBackend}. */
 export interface CpuBackendOptions {
@@ -106,7 +108,7 @@ export class CpuBackend implements Disposable {
   /**
    * Brings weights into the backend's format, the rows of all `parts` stacked (q|k|v in one matrix). With `gated`, `parts`
    * are [gate, up] of equal shape, the result is for {@link linearGated}, and its `rows` counts both. `cols` must be a
-   * multiple of 8, and of the block size of the source's type. The data is not needed afterwards.
+   * multiple of 8 (32 when quantised), and of the block size of the source's type. The data is not needed afterwards.
    * @throws OutOfMemoryError
    */
   weight(parts: WeightSource[], options: { format: WeightFormat; gated?: boolean }): Weight {
@@ -126,8 +128,10 @@ export class CpuBackend implements Disposable {
       }
       rows += part.rows;
     }
-    if (cols % COLS_MULTIPLE !== 0) {
-      throw new InvalidArgumentError(`weight: cols must be a multiple of ${COLS_MULTIPLE}, not ${cols}`);
+    if (cols % COLS_MULTIPLE[format] !== 0) {
+      throw new InvalidArgumentError(
+        `weight: cols of ${format} must be a multiple of ${COLS_MULTIPLE[format]}, not ${cols}`,
+      );
     }
     if (gated && (parts.length !== 2 || parts[1]!.rows !== first.rows)) {
       throw new InvalidArgumentError(
@@ -137,7 +141,7 @@ export class CpuBackend implements Disposable {
     integer('weight', 'rows of all parts', rows, 1, MAX_DIMENSION);
     const made = native.createWeight(backend, sources, cols, format, gated);
     if (!made)
-      throw new OutOfMemoryError(`a ${format} weight [${rows}, ${cols}]`, rows * cols * (format === 'f32' ? 4 : 2));
+      throw new OutOfMemoryError(`a ${format} weight [${rows}, ${cols}]`, rows * cols * BYTES_PER_WEIGHT[format]);
     return new CpuWeight(made.handle, { rows, cols, bytes: made.bytes, format, gated });
   }
 

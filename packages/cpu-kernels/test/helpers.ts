@@ -2,7 +2,10 @@ import { type CpuBackend, cpuInfo, type Isa, type Tensor, type WeightFormat, typ
 
 /** Every code path this machine can run. */
 export const paths: Isa[] = cpuInfo().available;
+/** Weights and inputs rounded one by one. */
 export const formats: WeightFormat[] = ['f32', 'bf16'];
+/** Weights and inputs rounded in blocks. */
+export const quantisedFormats: WeightFormat[] = ['q8', 'q4'];
 
 /** A small generator for test data (mulberry32), independent of the package's own. Uniform in [-1, 1). */
 export function uniform(seed: number): () => number {
@@ -96,4 +99,16 @@ export function sameBits(a: Float32Array, b: Float32Array): boolean {
       Buffer.from(b.buffer, b.byteOffset, b.byteLength),
     ) === 0
   );
+}
+
+/** All values of the weight of these sources, row after row. */
+export function unpack(backend: CpuBackend, parts: WeightSource[], format: WeightFormat): Float32Array {
+  using weight = backend.weight(parts, { format });
+  const out = poisoned(backend, weight.rows * weight.cols);
+  backend.embed(
+    out,
+    weight,
+    Int32Array.from({ length: weight.rows }, (_, i) => i),
+  );
+  return out.host.slice();
 }

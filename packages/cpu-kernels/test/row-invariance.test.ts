@@ -1,15 +1,15 @@
 import { describe, expect, it } from 'vitest';
 import { CpuBackend, type Tensor, type Weight } from '../src/index.js';
-import { f32Source, formats, paths, poisoned, randomArray, sameBits, tensorOf } from './helpers.js';
+import { f32Source, formats, paths, poisoned, quantisedFormats, randomArray, sameBits, tensorOf } from './helpers.js';
 
 // cols beyond one block of columns, outputs that fill no panel.
 const shapes = [
   { cols: 96, outputs: 77, most: 40 },
-  { cols: 2072, outputs: 33, most: 27 },
+  { cols: 2080, outputs: 33, most: 27 },
 ];
 
 describe.each(paths)('%s', (isa) => {
-  describe.each(formats)('%s', (format) => {
+  describe.each([...formats, ...quantisedFormats])('%s', (format) => {
     it.each(shapes)(
       'a row of [n <= $most, $cols] has the same bits whatever n and the threads',
       ({ cols, outputs, most }) => {

@@ -1,53 +1,22 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { CpuBackend, type SourceType, type WeightSource } from '../src/index.js';
-import { f32Source, paths, poisoned, randomArray, sameBits, toBf16 } from './helpers.js';
-
-interface Fixture {
-  rows: number;
-  cols: number;
-  types: Record<string, { data: string; values: string }>;
-}
-const fixture: Fixture = JSON.parse(readFileSync(new URL('./fixtures/gguf-blocks.json', import.meta.url), 'utf8'));
-
-const bytesOf = (text: string) => new Uint8Array(Buffer.from(text, 'base64'));
-const floatsOf = (text: string) => new Float32Array(bytesOf(text).buffer);
-
-/** The bytes at an odd address, as in a memory-mapped file. */
-function misaligned(bytes: Uint8Array): Uint8Array {
-  const copy = new Uint8Array(bytes.length + 1).subarray(1);
-  copy.set(bytes);
-  return copy;
-}
-
-/** All values of the weight of these sources, row after row. */
-function unpack(backend: CpuBackend, parts: WeightSource[], format: 'f32' | 'bf16'): Float32Array {
-  using weight = backend.weight(parts, { format });
-  const out = poisoned(backend, weight.rows * weight.cols);
-  backend.embed(
-    out,
-    weight,
-    Int32Array.from({ length: weight.rows }, (_, i) => i),
-  );
-  return out.host;
-}
+import { CpuBackend, type WeightSource } from '../src/index.js';
+import { blocksOf, types } from './fixtures/gguf-blocks.js';
+import { f32Source, paths, randomArray, sameBits, toBf16, unpack } from './helpers.js';
 
 describe.each(paths)('%s', (isa) => {
   const backend = new CpuBackend({ isa, threads: 2 });
-  const { rows, cols } = fixture;
 
-  it.each(Object.keys(fixture.types))('decodes %s as the gguf package does', (type) => {
-    const { data, values } = fixture.types[type]!;
-    const source = { type: type as SourceType, data: misaligned(bytesOf(data)), rows, cols };
-    const expected = floatsOf(values);
-    expect(sameBits(unpack(backend, [source], 'f32'), expected)).toBe(true);
-    expect(sameBits(unpack(backend, [source], 'bf16'), expected.map(toBf16))).toBe(true);
+  it.each(types)('decodes %s as the gguf package does', (type) => {
+    const { source, values } = blocksOf(type);
+    expect(sameBits(unpack(backend, [source], 'f32'), values)).toBe(true);
+    expect(sameBits(unpack(backend, [source], 'bf16'), values.map(toBf16))).toBe(true);
   });
 
   it('decodes bf16 and f32', () => {
+    const [rows, cols] = [3, 264];
     const values = randomArray(rows * cols, 1).map(toBf16);
     const halves = Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);
-    const bf16: WeightSource = { type: 'bf16', data: misaligned(new Uint8Array(halves.buffer)), rows, cols };
+    const bf16: WeightSource = { type: 'bf16', data: new Uint8Array(halves.buffer), rows, cols };
     expect(sameBits(unpack(backend, [bf16], 'f32'), values)).toBe(true);
     expect(sameBits(unpack(backend, [bf16], 'bf16'), values)).toBe(true);
     expect(sameBits(unpack(backend, [f32Source(values, rows, cols)], 'f32'), values)).toBe(true);
@@ -97,14 +66,10 @@ describe.each(paths)('%s', (isa) => {
     const values = randomArray(13, 3);
     using vector = backend.vector(f32Source(values, 1, 13));
     expect(vector.host).toEqual(values);
-    const { data, values: decoded } = fixture.types.q8_0!;
-    using quantised = backend.vector({
-      type: 'q8_0',
-      data: bytesOf(data).subarray(0, (cols / 32) * 34),
-      rows: 1,
-      cols,
-    });
-    expect(quantised.host).toEqual(floatsOf(decoded).subarray(0, cols));
+    const { source, values: decoded } = blocksOf('q8_0');
+    const { cols } = source;
+    using quantised = backend.vector({ type: 'q8_0', data: source.data.subarray(0, (cols / 32) * 34), rows: 1, cols });
+    expect(quantised.host).toEqual(decoded.subarray(0, cols));
     using ones = backend.vector({ type: 'random', rows: 1, cols: 7, seed: 1, std: 0, mean: 1 });
     expect([...ones.host]).toEqual([1, 1, 1, 1, 1, 1, 1]);
     using drawn = backend.vector({ type: 'random', rows: 1, cols: 7, seed: 3, std: 1 });

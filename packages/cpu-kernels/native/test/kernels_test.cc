@@ -62,20 +62,31 @@ Source F32Source(const std::vector<float>& values, size_t rows) {
 
 void TestProducts(const Path& path, const magicpig_pool& pool) {
   const size_t shapes[][3] = {{1, 8, 1}, {5, 24, 33}, {13, 80, 64}, {40, 104, 70}, {3, 2056, 40}, {26, 2064, 35}};
-  for (const Format format : {Format::kF32, Format::kBf16}) {
-    for (const auto& [rows, cols, outputs] : shapes) {
+  static constexpr const char* kNames[] = {" f32", " bf16", " q8", " q4"};
+  static constexpr double kErrors[] = {1e-5, 2e-2, 2e-2, 2e-2};  // of the inputs' rounding
+  for (int f = 0; f < kWeightFormats; ++f) {
+    const WeightFormat format = static_cast<WeightFormat>(f);
+    for (const auto& [rows, cols_of_floats, outputs] : shapes) {
+      const size_t cols = f < 2 ? cols_of_floats : (cols_of_floats + 31) / 32 * 32;
       for (const bool gated : {false, true}) {
-        const std::string name = std::string(path.name) + (format == Format::kF32 ? " f32" : " bf16") +
+        const std::string name = std::string(path.name) + kNames[f] +
                                  (gated ? " gated " : " ") + std::to_string(rows) + "x" + std::to_string(cols) + "x" +
                                  std::to_string(outputs);
         const std::vector<float> x = Random(rows * cols, 1), norm = Random(cols, 2), bias = Random(outputs, 3);
-        const std::vector<float> a = Random(outputs * cols, 4), b = Random(outputs * cols, 5);
+        std::vector<float> a = Random(outputs * cols, 4), b = Random(outputs * cols, 5);
         std::vector<Source> sources = {F32Source(a, outputs)};
         if (gated) sources.push_back(F32Source(b, outputs));
         Arena arena;
         LinearScratch scratch;
         const auto weight = MakeWeight(pool, *path.kernels, arena, sources, cols, format, gated);
         Check(weight.has_value(), name + ": made");
+        // The reference multiplies the weights as they are held; what rounding them costs is no matter here.
+        auto all = Exactly<int32_t>(outputs);
+        for (size_t i = 0; i < outputs; ++i) all[i] = static_cast<int32_t>(i);
+        for (auto* values : {&a, &b}) {
+          const auto held = MakeWeight(pool, *path.kernels, arena, {F32Source(*values, outputs)}, cols, format, false);
+          GatherRows(pool, *held, all.data(), outputs, values->data());
+        }
         auto out = Exactly<float>(rows * outputs, NAN);
         LinearArgs args;
         args.x = x.data();
@@ -102,7 +113,7 @@ void TestProducts(const Path& path, const magicpig_pool& pool) {
             worst = error >= worst ? error : isnan(error) ? INFINITY : worst;
           }
         }
-        Check(worst < (format == Format::kF32 ? 1e-5 : 2e-2), name + ": error " + std::to_string(worst));
+        Check(worst < kErrors[f], name + ": error " + std::to_string(worst));
         // Adding to the output: the same sums once more.
         if (!gated) {
           auto twice = out;
@@ -133,7 +144,10 @@ void TestSources(const Path& path, const magicpig_pool& pool) {
     source.data = data.data() + 1;  // misaligned, and ending where the memory does
     source.row_order = order.data();
     Arena arena;
-    const auto weight = MakeWeight(pool, *path.kernels, arena, {source}, cols, Format::kF32, false);
+    for (const WeightFormat format : {WeightFormat::kQ8, WeightFormat::kQ4}) {
+      Check(MakeWeight(pool, *path.kernels, arena, {source}, cols, format, false).has_value(), "quantised");
+    }
+    const auto weight = MakeWeight(pool, *path.kernels, arena, {source}, cols, WeightFormat::kF32, false);
     auto tokens = Exactly<int32_t>(rows);
     for (size_t i = 0; i < rows; ++i) tokens[i] = static_cast<int32_t>(rows - 1 - i);
     auto out = Exactly<float>(rows * cols, 0.5f);
@@ -210,8 +224,15 @@ void TestHalves() {
     }
     const double size = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
     good = good && got == static_cast<float>(half & 0x8000 ? -size : size) && signbit(got) == (half >> 15 != 0);
+    // And back: the value itself, and the two sides of the middle to the next one.
+    good = good && FloatToF16(got) == half;
+    if ((half & 0x7fff) < 0x7bff) {
+      const float middle = (got + F16ToFloat(static_cast<uint16_t>(half + 1))) / 2;
+      good = good && FloatToF16(middle) == (half & 1 ? half + 1 : half);
+      good = good && FloatToF16(nextafterf(middle, got)) == half && FloatToF16(nextafterf(middle, 2 * middle)) == half + 1;
+    }
   }
-  Check(good, "halves");
+  Check(good && FloatToF16(65519.9f) == 0x7bff && FloatToF16(65520) == 0x7c00 && FloatToF16(-1e30f) == 0xfc00, "halves");
 }
 
 void TestMappedFile() {
