@@ -1,6 +1,7 @@
 import type { GenerateOptions } from './api.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { InvalidRequestError } from './errors.js';
+import { expNegative, NEGLIGIBLE } from './exp-negative.js';
 import { philox } from './philox.js';
 
 /** The options of {@link GenerateOptions} that choose tokens. */
@@ -15,12 +16,9 @@ export interface Choice {
   logprob: number;
 }
 
-/** Logits this far under the largest have no weight in float64 sums over a vocabulary. */
-const NEGLIGIBLE = 45;
-
 /** Candidates for top-p are sorted bucket by bucket, of this width in logits, until their mass is enough. */
 const BUCKET_WIDTH = 0.25;
-const BUCKETS = Math.ceil(NEGLIGIBLE / BUCKET_WIDTH) + 1;
+const BUCKETS = NEGLIGIBLE / BUCKET_WIDTH;
 
 /**
  * Chooses the tokens of one request. In order, as in Hugging Face's `generate`:
@@ -89,16 +87,17 @@ export class Sampler {
   #draw(logits: Float32Array): number {
     const inverse = 1 / this.#temperature;
     const largest = logits[argmax(logits)]!;
-    const weightOf = (logit: number) => Math.exp((logit - largest) * inverse);
+    /** Distance from the largest logit, on the scale of the temperature; not negative. */
+    const distanceOf = (token: number) => (largest - logits[token]!) * inverse;
 
-    // Mass by distance from the largest logit, so that only the candidates that matter need sorting.
+    // Mass by distance, so that only the candidates that matter need sorting.
     const mass = new Float64Array(BUCKETS);
     const count = new Uint32Array(BUCKETS);
-    const bucketOf = (logit: number) => Math.min(Math.floor(((largest - logit) * inverse) / BUCKET_WIDTH), BUCKETS);
-    for (const logit of logits) {
-      const bucket = bucketOf(logit);
-      if (bucket >= BUCKETS) continue;
-      mass[bucket]! += weightOf(logit);
+    for (let token = 0; token < logits.length; token += 1) {
+      const distance = distanceOf(token);
+      if (distance >= NEGLIGIBLE) continue;
+      const bucket = Math.floor(distance / BUCKET_WIDTH);
+      mass[bucket]! += expNegative(-distance);
       count[bucket]! += 1;
     }
     const total = mass.reduce((sum, m) => sum + m, 0);
@@ -108,8 +107,9 @@ export class Sampler {
       let left = uniform * total;
       let last = 0;
       for (let token = 0; token < logits.length; token += 1) {
-        if (bucketOf(logits[token]!) >= BUCKETS) continue;
-        left -= weightOf(logits[token]!);
+        const distance = distanceOf(token);
+        if (distance >= NEGLIGIBLE) continue;
+        left -= expNegative(-distance);
         if (left < 0) return token;
         last = token;
       }
@@ -118,8 +118,10 @@ export class Sampler {
 
     const lastBucket = this.#lastBucket(mass, count, total);
     let candidates: { token: number; weight: number }[] = [];
+    const farthest = Math.min((lastBucket + 1) * BUCKET_WIDTH, NEGLIGIBLE);
     for (let token = 0; token < logits.length; token += 1) {
-      if (bucketOf(logits[token]!) <= lastBucket) candidates.push({ token, weight: weightOf(logits[token]!) });
+      const distance = distanceOf(token);
+      if (distance < farthest) candidates.push({ token, weight: expNegative(-distance) });
     }
     candidates.sort((a, b) => b.weight - a.weight || a.token - b.token);
     if (this.#topK > 0) candidates = candidates.slice(0, this.#topK);
@@ -196,7 +198,10 @@ function summarize(logits: Float32Array): { argmax: number; logSumExp: number } 
     );
   }
   let sum = 0;
-  for (const logit of logits) if (logit - largest > -NEGLIGIBLE) sum += Math.exp(logit - largest);
+  for (let token = 0; token < logits.length; token += 1) {
+    const below = logits[token]! - largest;
+    if (below > -NEGLIGIBLE) sum += expNegative(below);
+  }
   return { argmax: best, logSumExp: largest + Math.log(sum) };
 }
 

@@ -1,7 +1,7 @@
 // The worker is the built one (dist/worker.js): build the package before running these.
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import type { GenerationEvent, LlamaModel, LoadOptions, LoadProgress } from '../src/api.js';
+import type { AttentionOptions, GenerationEvent, LlamaModel, LoadOptions, LoadProgress } from '../src/api.js';
 import { WorkerCrashedError } from '../src/engine-errors.js';
 import {
   ContextTooLongError,
@@ -64,7 +64,7 @@ describe('loading', () => {
     [InvalidRequestError, 'random:tiny', { weights: 'int3' as 'f32' }],
     [InvalidRequestError, 'random:tiny', { maxSequences: 0 }],
     [InvalidRequestError, 'random:tiny', { contextTokens: 1 }],
-    [InvalidRequestError, 'random:tiny', { attention: { policy: 'magicpig', denseLayers: [3] } as const }],
+    [InvalidRequestError, 'random:tiny', { attention: { policy: 'magicpig', denseLayers: [3] } as AttentionOptions }],
   ])('fails with %o for %s %j', async (error, source, options) => {
     await expect(loadLlama(source, options)).rejects.toThrow(error);
   });
