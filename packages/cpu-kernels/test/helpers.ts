@@ -1,3 +1,4 @@
+import { expect } from 'vitest';
 import { type CpuBackend, cpuInfo, type Isa, type Tensor, type WeightFormat, type WeightSource } from '../src/index.js';
 
 /** Every code path this machine can run. */
@@ -111,4 +112,9 @@ export function unpack(backend: CpuBackend, parts: WeightSource[], format: Weigh
     Int32Array.from({ length: weight.rows }, (_, i) => i),
   );
   return out.host.slice();
+}
+
+/** Expects a value within an error; NaN is never within. Much cheaper than a matcher, for loops over whole results. */
+export function expectWithin(got: number, expected: number, error: number): void {
+  if (!(Math.abs(got - expected) <= error)) expect.fail(`${got} is not ${expected} within ${error}`);
 }

@@ -1,6 +1,17 @@
 import { describe, expect, it } from 'vitest';
 import { CpuBackend, type LinearOptions, type WeightFormat } from '../src/index.js';
-import { f32Source, formats, paths, poisoned, product, randomArray, rmsNorm, tensorOf, toBf16 } from './helpers.js';
+import {
+  expectWithin,
+  f32Source,
+  formats,
+  paths,
+  poisoned,
+  product,
+  randomArray,
+  rmsNorm,
+  tensorOf,
+  toBf16,
+} from './helpers.js';
 
 // One rounding per multiplication and addition, in sums of up to a few thousand terms of random sign.
 const FLOAT_ERROR = 2e-6;
@@ -43,7 +54,7 @@ describe.each(paths)('%s', (isa) => {
       backend.linear(out, tensorOf(backend, x), weight, rows);
       const { sums, sizes } = product(x.map(round), w.map(round), rows, outputs, cols);
       for (let i = 0; i < sums.length; ++i) {
-        expect(Math.abs(out.host[i]! - sums[i]!)).toBeLessThanOrEqual(FLOAT_ERROR * sizes[i]!);
+        expectWithin(out.host[i]!, sums[i]!, FLOAT_ERROR * sizes[i]!);
       }
       for (let i = 0; i < tail; ++i) expect(out.host[rows * outputs + i]).toBeNaN();
     });
@@ -77,7 +88,7 @@ describe.each(paths)('%s', (isa) => {
             for (let i = 0; i < sums.length; ++i) {
               const expected = sums[i]! + (withBias ? bias[i % outputs]! : 0) + (accumulate ? before[i]! : 0);
               const share = withNorm && format === 'bf16' ? NORM_BF16_ERROR : FLOAT_ERROR;
-              expect(Math.abs(out.host[i]! - expected)).toBeLessThanOrEqual(share * (sizes[i]! + 2));
+              expectWithin(out.host[i]!, expected, share * (sizes[i]! + 2));
             }
           }
         }
@@ -109,7 +120,7 @@ describe.each(paths)('%s', (isa) => {
         const silu = g.sums[i]! / (1 + Math.exp(-g.sums[i]!));
         // |silu'| <= 1.1
         const size = 1.1 * g.sizes[i]! * Math.abs(u.sums[i]!) + Math.abs(silu) * u.sizes[i]!;
-        expect(Math.abs(out.host[i]! - silu * u.sums[i]!)).toBeLessThanOrEqual(FLOAT_ERROR * size + 1e-30);
+        expectWithin(out.host[i]!, silu * u.sums[i]!, FLOAT_ERROR * size + 1e-30);
       }
     });
 
@@ -130,7 +141,7 @@ describe.each(paths)('%s', (isa) => {
       backend.linearGated(outside, normed, weight, rows);
       for (let i = 0; i < rows * outputs; ++i) {
         const size = Math.abs(outside.host[i]!) + 1;
-        expect(Math.abs(out.host[i]! - outside.host[i]!)).toBeLessThanOrEqual((format === 'bf16' ? 3e-2 : 1e-5) * size);
+        expectWithin(out.host[i]!, outside.host[i]!, (format === 'bf16' ? 3e-2 : 1e-5) * size);
       }
     });
   });

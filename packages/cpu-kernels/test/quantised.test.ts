@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { CpuBackend, type WeightSource } from '../src/index.js';
 import { blocksOf } from './fixtures/gguf-blocks.js';
 import {
+  expectWithin,
   f32Source,
   paths,
   poisoned,
@@ -53,8 +54,7 @@ describe.each(paths)('%s', (isa) => {
     // Scales of q4_k are rounded to halves; values are 15 scales and a minimum at most.
     const { source, values } = blocksOf('q4_k');
     const got = unpack(backend, [source], 'q4');
-    for (let i = 0; i < values.length; ++i)
-      expect(Math.abs(got[i]! - values[i]!)).toBeLessThan(0.05 * 63 * 16 * 2 ** -11);
+    for (let i = 0; i < values.length; ++i) expectWithin(got[i]!, values[i]!, 0.05 * 63 * 16 * 2 ** -11);
   });
 
   it('holds 4-bit sources in 4 bits and takes 8 for other quantised ones', () => {
@@ -88,7 +88,7 @@ describe.each(paths)('%s', (isa) => {
           const level = format === 'q8' || q6 ? largest / 127 : (Math.max(...block) - Math.min(...block)) / 15;
           // Half a level, and what rounding the scale and the minimum to halves costs.
           const error = level / 2 + largest * 2 ** -9;
-          for (let i = 0; i < BLOCK; ++i) expect(Math.abs(got[first + i]! - block[i]!)).toBeLessThanOrEqual(error);
+          for (let i = 0; i < BLOCK; ++i) expectWithin(got[first + i]!, block[i]!, error);
         }
       }
     }
@@ -105,7 +105,7 @@ describe.each(paths)('%s', (isa) => {
       parts.map(({ source }) => source),
       'q4',
     );
-    for (const [i, value] of expected.entries()) expect(Math.abs(got[i]! - value)).toBeLessThan(worst / 127);
+    for (const [i, value] of expected.entries()) expectWithin(got[i]!, value, worst / 127);
     // Without the 8-bit part all are repacked exactly.
     const exact = unpack(
       backend,
@@ -154,7 +154,7 @@ describe.each(paths)('%s', (isa) => {
       backend.linear(out, tensorOf(backend, x), plain, rows, { bias: tensorOf(backend, bias) });
       for (let i = 0; i < rows * outputs; ++i) {
         const expected = ya.sums[i]! + bias[i % outputs]!;
-        expect(Math.abs(out.host[i]! - expected)).toBeLessThanOrEqual(FLOAT_ERROR * (ya.sizes[i]! + 1));
+        expectWithin(out.host[i]!, expected, FLOAT_ERROR * (ya.sizes[i]! + 1));
       }
       expect([...out.host.slice(rows * outputs)]).toEqual([Number.NaN, Number.NaN, Number.NaN]);
 
@@ -162,7 +162,7 @@ describe.each(paths)('%s', (isa) => {
       for (let i = 0; i < rows * outputs; ++i) {
         const silu = ya.sums[i]! / (1 + Math.exp(-ya.sums[i]!));
         const size = 1.1 * ya.sizes[i]! * Math.abs(yb.sums[i]!) + Math.abs(silu) * yb.sizes[i]!;
-        expect(Math.abs(out.host[i]! - silu * yb.sums[i]!)).toBeLessThanOrEqual(FLOAT_ERROR * size + 1e-30);
+        expectWithin(out.host[i]!, silu * yb.sums[i]!, FLOAT_ERROR * size + 1e-30);
       }
 
       // With the norm an input may round to the neighbouring integer, half a step away.
@@ -172,7 +172,7 @@ describe.each(paths)('%s', (isa) => {
       const normed = rmsNorm(x, norm, rows, 1e-5);
       const yn = product(normed, wa, rows, outputs, cols);
       for (let i = 0; i < rows * outputs; ++i) {
-        expect(Math.abs(out.host[i]! - yn.sums[i]!)).toBeLessThanOrEqual(0.02 * yn.sizes[i]!);
+        expectWithin(out.host[i]!, yn.sums[i]!, 0.02 * yn.sizes[i]!);
       }
     }
   });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CpuBackend } from '../src/index.js';
-import { paths, poisoned, sameBits } from './helpers.js';
+import { expectWithin, paths, poisoned, sameBits } from './helpers.js';
 
 const ROWS = 400;
 const COLS = 512;
@@ -55,7 +55,7 @@ describe('random weights', () => {
     const drawn = draw({ seed });
     for (const index of [0, 1, 2, 77, 1000, (ROWS * COLS) / 4 - 1]) {
       for (const [i, value] of reference(BigInt(seed), BigInt(index)).entries()) {
-        expect(Math.abs(drawn[index * 4 + i]! - value)).toBeLessThan(3e-6);
+        expectWithin(drawn[index * 4 + i]!, value, 3e-6);
       }
     }
   });
@@ -71,11 +71,11 @@ describe('random weights', () => {
     const n = values.length;
     // Five standard errors of each moment of a normal sample.
     expect(Math.abs(moment(1))).toBeLessThan(5 * Math.sqrt(1 / n));
-    expect(Math.abs(moment(2) - 1)).toBeLessThan(5 * Math.sqrt(2 / n));
+    expectWithin(moment(2), 1, 5 * Math.sqrt(2 / n));
     expect(Math.abs(moment(3))).toBeLessThan(5 * Math.sqrt(15 / n));
-    expect(Math.abs(moment(4) - 3)).toBeLessThan(5 * Math.sqrt(96 / n));
+    expectWithin(moment(4), 3, 5 * Math.sqrt(96 / n));
     const beyond3 = values.filter((x) => Math.abs(x) > 3).length / n;
-    expect(Math.abs(beyond3 - 0.0026998)).toBeLessThan(5 * Math.sqrt(0.0027 / n));
+    expectWithin(beyond3, 0.0026998, 5 * Math.sqrt(0.0027 / n));
     // Neighbours, which share a transform, are uncorrelated.
     let correlation = 0;
     for (let i = 0; i + 1 < n; i += 2) correlation += values[i]! * values[i + 1]!;
