@@ -3,6 +3,7 @@ export { type AttentionSettings, MAGICPIG_DEFAULTS, resolveAttention } from './a
 export type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
 export type * from './backend.js';
 export { defaultCacheDirectory } from './checkpoint/cache-directory.js';
+export { locateModel } from './checkpoint/locate-model.js';
 export { openCheckpoint } from './checkpoint/open-checkpoint.js';
 export type { OpenCheckpointOptions } from './checkpoint/open-options.js';
 export type * from './checkpoint.js';

@@ -1,0 +1,69 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const BENCHMARKS = new URL('../../../benchmarks/', import.meta.url);
+
+/** Command line: `--model`, `--threads`, `--rounds`, `--tokens 512,6000`. */
+export function benchOptions() {
+  const { values } = parseArgs({
+    options: {
+      model: { type: 'string', default: 'smollm2' },
+      threads: { type: 'string' },
+      rounds: { type: 'string', default: '3' },
+      tokens: { type: 'string', default: '512,6000' },
+    },
+  });
+  return {
+    model: values.model,
+    threads: values.threads === undefined ? undefined : Number(values.threads),
+    rounds: Number(values.rounds),
+    contexts: values.tokens.split(',').map(Number),
+  };
+}
+
+/** The text that prompts are cut from. */
+export function benchText() {
+  return readFileSync(new URL('texts/esther.txt', BENCHMARKS), 'utf8');
+}
+
+/** Imports a package that only benchmarks need, installing it first when it is not there (some minutes, 1 GB). */
+export async function importPeer(name) {
+  const peers = new URL('peers/', BENCHMARKS);
+  const folder = new URL(`node_modules/${name}/`, peers);
+  if (!existsSync(folder)) {
+    console.error(`Installing ${name} into benchmarks/peers ...`);
+    // The prebuilt binaries are packages of their own; no install script is needed.
+    const { status } = spawnSync('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'], {
+      cwd: fileURLToPath(peers),
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+    if (status !== 0) throw new Error(`npm ci in benchmarks/peers failed (exit code ${status})`);
+  }
+  const { exports } = JSON.parse(readFileSync(new URL('package.json', folder), 'utf8'));
+  const entry = exports['.'];
+  return import(new URL(typeof entry === 'string' ? entry : (entry.import ?? entry.node ?? entry.default), folder));
+}
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** Writes benchmarks/results/<name>.json, with the machine and the date. */
+export function writeResults(name, results) {
+  const folder = new URL('results/', BENCHMARKS);
+  mkdirSync(folder, { recursive: true });
+  const file = new URL(`${name}.json`, folder);
+  const about = {
+    date: new Date().toISOString().slice(0, 10),
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    node: process.version,
+  };
+  writeFileSync(file, `${JSON.stringify({ ...about, ...results }, null, 2)}\n`);
+  console.log(`\nWritten to ${fileURLToPath(file)}`);
+}
