@@ -1,8 +1,8 @@
 import { CheckpointError } from '../errors.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 import { END_TOKENS, type TokenizerSource } from './model-tokenizer.js';
+import { GPT2_PATTERN } from './plain-text-encoder.js';
 import { sentencePieceMerges } from './sentence-piece-merges.js';
-import { GPT2_PATTERN } from './text-encoder.js';
 import { type AddedToken, splitMerge, type TokenizerJson } from './tokenizer-json.js';
 
 // llama.h's llama_token_type.

@@ -2,7 +2,7 @@ import type { ChatMessage, Tokenizer, TokenStream } from '../checkpoint.js';
 import { ChatTemplateError, CheckpointError } from '../errors.js';
 import { ChatTemplate, type ChatTemplateSource } from './chat-template.js';
 import { TextGuard } from './guarded-text.js';
-import { TextEncoderModel } from './text-encoder.js';
+import { PlainTextEncoder } from './plain-text-encoder.js';
 import { type TokenSpelling, tokenSpelling } from './token-bytes.js';
 import { TokenSplitter } from './token-splitter.js';
 import type { TokenizerJson } from './tokenizer-json.js';
@@ -41,7 +41,7 @@ export class ModelTokenizer implements Tokenizer {
   readonly vocabSize: number;
   readonly hasChatTemplate: boolean;
 
-  readonly #encoder: TextEncoderModel;
+  readonly #encoder: PlainTextEncoder;
   readonly #spelling: TokenSpelling;
   /** Texts by id, as the vocabulary spells them; added tokens as they are. */
   readonly #tokens: (string | undefined)[];
@@ -57,7 +57,7 @@ export class ModelTokenizer implements Tokenizer {
   /** @throws CheckpointError */
   constructor(source: TokenizerSource) {
     const { json, file } = source;
-    this.#encoder = new TextEncoderModel(json, file);
+    this.#encoder = new PlainTextEncoder(json, file);
     this.#spelling = tokenSpelling(json.decoder, file);
     this.#tokens = [];
     for (const [token, id] of json.model.vocab) this.#tokens[id] = token;

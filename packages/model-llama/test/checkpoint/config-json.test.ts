@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parseConfigJson } from '../../src/checkpoint/config-json.js';
 import { CheckpointError } from '../../src/errors.js';
@@ -111,6 +112,35 @@ describe('config.json', () => {
     expect(parse({ rope_theta: undefined, rope_parameters: { rope_type: 'default', rope_theta: 123 } }).ropeTheta).toBe(
       123,
     );
+  });
+
+  const SIZE = {
+    vocabSize: 760,
+    hiddenSize: 64,
+    intermediateSize: 96,
+    layers: 2,
+    queryHeads: 4,
+    kvHeads: 2,
+    maxPositions: 512,
+  };
+  it.each([
+    [
+      'llama3',
+      {
+        headDim: 16,
+        ropeTheta: 500_000,
+        ropeScaling: { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 128 },
+        tiedEmbeddings: true,
+      },
+    ],
+    [
+      'qwen2',
+      { headDim: 16, ropeScaling: { type: 'yarn', factor: 4, originalMaxPositions: 128, betaFast: 32, betaSlow: 1 } },
+    ],
+    ['mistral', { headDim: 32, ropeTheta: 10_000, ropeScaling: { type: 'default' }, tiedEmbeddings: false }],
+  ])('is read as transformers 5 writes it: %s', (name, expected) => {
+    const files = JSON.parse(readFileSync(new URL('./fixtures/configs.json', import.meta.url), 'utf8'));
+    expect(parseConfigJson(files[name], 'config.json')).toMatchObject({ ...SIZE, rmsNormEps: 1e-6, ...expected });
   });
 
   it.each<[string, Record<string, unknown>, string]>([
