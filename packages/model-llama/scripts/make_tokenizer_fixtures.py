@@ -5,8 +5,8 @@
 
 - smollm2: the GGUF file's own vocabulary and merges in Hugging Face's Rust tokenizer, its template in Jinja2.
 - llama3, qwen2, gpt2: small byte-level BPE tokenizers with those models' ways to split text, trained here.
-- sentencepiece: a small SentencePiece BPE model with byte fallback, trained and encoded by Google's library, and the
-  tokenizer.json that transformers converts it to.
+- sentencepiece: a small SentencePiece BPE model with byte fallback, trained and encoded by Google's library.
+- llama2, mistral, split: tokenizer.json files in SentencePiece's manner, small BPE models trained here.
 """
 
 import io
@@ -40,7 +40,7 @@ TEXTS = [
 
 random.seed(20241016)
 POOL = list("abcdeABCDE0123456789    \n\t.,!?'\"()<>|_-/\\") + list("éßñ中文日本кирعَ👍🏽\u200d\u0301\u00a0½²") + [" the", "ing", "'s", "'ll", "\r\n", "  ", "<|", "|>"]
-TEXTS += ["".join(random.choice(POOL) for _ in range(random.randint(1, 60))) for _ in range(150)]
+TEXTS += ["".join(random.choice(POOL) for _ in range(random.randint(1, 60))) for _ in range(80)]
 
 CORPUS = [PROSE, CODE] * 4 + TEXTS[14:20]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -134,6 +134,29 @@ def sentence_piece():
     }
 
 
+def metaspace(pre_tokenizer, normalizer):
+    """The SentencePiece-like tokenizers of Llama 2 (normaliser, no pre-tokeniser) and Mistral (Metaspace)."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    training = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = training
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]],
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    # Trained as special tokens so that they are in the vocabulary; only the first three are.
+    json_text = json.loads(tokenizer.to_str())
+    json_text["added_tokens"] = json_text["added_tokens"][:3]
+    tokenizer = Tokenizer.from_str(json.dumps(json_text))
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    special = ids_of(tokenizer)
+    return {"tokenizer": json.loads(tokenizer.to_str()), "special": special, "decoded": [tokenizer.decode(ids) for ids in special]}
+
+
 LLAMA3_SPECIALS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 CHATML_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 fixture = {
@@ -143,6 +166,9 @@ fixture = {
     "qwen2": trained(byte_level(split(QWEN2)), CHATML_SPECIALS, normalizer=normalizers.NFC()),
     "gpt2": trained(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), ["<|endoftext|>"]),
     "sentencepiece": sentence_piece(),
+    "llama2": metaspace(None, normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])),
+    "mistral": metaspace(pre_tokenizers.Metaspace(prepend_scheme="first", split=False), None),
+    "split": metaspace(pre_tokenizers.Metaspace(prepend_scheme="always", split=True), None),
 }
 with open(sys.argv[2], "w") as file:
     json.dump(fixture, file, ensure_ascii=True, separators=(",", ":"))

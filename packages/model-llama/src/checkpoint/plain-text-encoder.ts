@@ -1,6 +1,7 @@
 import { Tokenizer } from '@huggingface/tokenizers';
 import { CheckpointError } from '../errors.js';
 import { BytePairEncoder } from './byte-pair-encoder.js';
+import { escapeRegExp } from './token-splitter.js';
 import type { TokenizerJson } from './tokenizer-json.js';
 
 /** GPT-2's pattern: contractions, words, numbers, punctuation, each with the space before it; then white space. */
@@ -55,7 +56,10 @@ export class PlainTextEncoder {
 
 /**
  * The same pre-tokenizer in terms that `@huggingface/tokenizers` takes as the Rust library does: its `Digits` splits ASCII
- * digits only and its `ByteLevel` pattern uses JavaScript's notion of white space, while its `Split` translates both.
+ * digits only, its `ByteLevel` pattern uses JavaScript's notion of white space, its `Metaspace` does not split words, and
+ * its `Split` isolates matches unless told to remove them.
+ *
+ * @throws Error for what it would take in another way.
  */
 function faithful(config: unknown): unknown {
   const node = config as { type?: string; pretokenizers?: unknown[]; [key: string]: unknown } | null;
@@ -66,10 +70,26 @@ function faithful(config: unknown): unknown {
       return split(node.individual_digits === true ? '\\p{N}' : '\\p{N}+');
     case 'ByteLevel':
       if (node.use_regex === false || node.add_prefix_space === true) return node;
-      return { type: 'Sequence', pretokenizers: [split(GPT2_PATTERN), { ...node, use_regex: false }] };
+      return sequence(split(GPT2_PATTERN), { ...node, use_regex: false });
+    case 'Metaspace': {
+      const scheme = node.prepend_scheme ?? (node.add_prefix_space === false ? 'never' : 'always');
+      const pieces = { ...node, prepend_scheme: scheme };
+      const mark = escapeRegExp(String(node.replacement ?? '\u2581'));
+      return node.split === false ? pieces : sequence(pieces, split(`${mark}[^${mark}]*|[^${mark}]+`));
+    }
+    case 'Split': {
+      const { behavior } = node;
+      if (behavior === 'Isolated') return { ...node, invert: false };
+      if (behavior === 'Removed') return node;
+      throw new Error(`its pre-tokenizer splits with the behaviour ${String(behavior)}, which is not supported`);
+    }
     default:
       return node;
   }
+}
+
+function sequence(...pretokenizers: unknown[]): object {
+  return { type: 'Sequence', pretokenizers };
 }
 
 function split(pattern: string): object {

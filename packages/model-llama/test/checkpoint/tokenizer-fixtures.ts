@@ -24,6 +24,9 @@ export const fixtures = JSON.parse(readFileSync(new URL('./fixtures/tokenizers.j
   llama3: Trained;
   qwen2: Trained;
   gpt2: Trained;
+  llama2: Omit<Trained, 'ids'>;
+  mistral: Omit<Trained, 'ids'>;
+  split: Omit<Trained, 'ids'>;
   sentencepiece: {
     tokens: string[];
     scores: number[];

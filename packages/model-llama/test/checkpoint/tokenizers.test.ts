@@ -11,6 +11,7 @@ import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.js';
 import type { Checkpoint, Tokenizer } from '../../src/checkpoint.js';
 import { describeRealModel } from '../real-model.js';
 import { inMemoryFile } from './in-memory-file.js';
+import { temporaryDirectory } from './temporary-directory.js';
 import { fixtures } from './tokenizer-fixtures.js';
 import { type GgufEntry, writeGguf } from './write-gguf.js';
 
@@ -78,6 +79,27 @@ describe.each(['llama3', 'qwen2', 'gpt2'] as const)('tokenizer.json of a %s-like
     expectIds(gguf, special, { allowSpecial: true });
     expect(gguf.bosToken).toBe(tokenizer.bosToken);
     expect([...gguf.eosTokens].sort()).toEqual([...tokenizer.eosTokens].sort());
+  });
+});
+
+describe.each(['llama2', 'mistral', 'split'] as const)('tokenizer.json in the manner of SentencePiece: %s', (name) => {
+  const { tokenizer: json, special, decoded } = fixtures[name];
+  using scratch = temporaryDirectory();
+  writeFileSync(join(scratch.path, 'tokenizer.json'), JSON.stringify(json));
+  const tokenizer = new ModelTokenizer(huggingFaceTokenizer(scratch.path));
+
+  it('gives the ids of the Rust library', () => {
+    expectIds(tokenizer, special, { allowSpecial: true });
+  });
+
+  it('decodes as that does', () => {
+    expect(special.map((tokens) => tokenizer.decode(tokens, { skipSpecial: true }))).toEqual(decoded);
+  });
+
+  it('makes special tokens in a text into pieces', () => {
+    const ids = [...tokenizer.encode('<s>[INST] hi [/INST]</s><unk>', { addSpecial: false })];
+    expect(ids.filter((id) => id < 3)).toEqual([]);
+    expect(tokenizer.decode(ids)).toBe('<s>[INST] hi [/INST]</s><unk>');
   });
 });
 
