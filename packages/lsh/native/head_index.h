@@ -23,7 +23,8 @@ struct Segment {
 // Space that queries of one thread reuse.
 struct QueryScratch {
   Buffer<uint8_t> counters;  // bytes of the collision counters, zero between queries
-  Buffer<uint32_t> ranges;   // [tables][2]
+  Buffer<Bucket> buckets;    // [segments][tables]: the query's
+  Buffer<uint16_t> ids;      // of some buckets, one behind the other
 };
 
 // Keys live in segments of at most kSegmentKeys, so that positions fit in 16 bits, and the last few in a tail of plain codes,

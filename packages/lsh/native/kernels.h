@@ -12,6 +12,14 @@ namespace magicpig::lsh {
 inline constexpr size_t kColumns = 16;
 // Collect may write this many ids beyond the last one.
 inline constexpr size_t kCollectSlack = 64;
+// Gather may write this many ids beyond the last one.
+inline constexpr size_t kGatherSlack = 128;
+
+// Ids of one bucket.
+struct Bucket {
+  const uint16_t* ids;
+  uint32_t count;
+};
 
 struct Kernels {
   const char* isa;
@@ -25,6 +33,9 @@ struct Kernels {
   // x: [rows][pairs][2], weights: [blocks][pairs][kColumns][2]; sums must fit in 32 bits.
   void (*signs)(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, size_t blocks, uint16_t* signs,
                 size_t signs_stride);
+
+  // Copies the ids of the buckets to `out`, one behind the other; returns how many.
+  size_t (*gather)(const Bucket* buckets, size_t n, uint16_t* out);
 
   // Ids base + i of the counters, i < n, that are at least `least`, ascending; clears all n counters. n is a multiple of 64,
   // but ids from base + limit on are left out.

@@ -19,25 +19,32 @@ inline __m256i BroadcastPair(const int16_t* pair) {
 template <size_t kRows, size_t kBlocks>
 void Tile(const int16_t* x, size_t pairs, const int16_t* weights, uint16_t* signs, size_t signs_stride) {
   __m256i sums[kRows][2 * kBlocks];
-  for (auto& row : sums) {
-    for (auto& sum : row) sum = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (size_t half = 0; half < 2 * kBlocks; ++half) sums[r][half] = _mm256_setzero_si256();
   }
   for (size_t pair = 0; pair < pairs; ++pair) {
     __m256i w[2 * kBlocks];
+#pragma GCC unroll 8
     for (size_t b = 0; b < kBlocks; ++b) {
       const auto* p = reinterpret_cast<const __m256i*>(weights + (b * pairs + pair) * kColumns * 2);
       w[2 * b] = _mm256_loadu_si256(p);
       w[2 * b + 1] = _mm256_loadu_si256(p + 1);
     }
+#pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) {
       const __m256i v = BroadcastPair(x + (r * pairs + pair) * 2);
+#pragma GCC unroll 8
       for (size_t half = 0; half < 2 * kBlocks; ++half) {
         sums[r][half] = _mm256_add_epi32(sums[r][half], _mm256_madd_epi16(v, w[half]));
       }
     }
   }
   const __m256i zero = _mm256_setzero_si256();
+#pragma GCC unroll 8
   for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (size_t b = 0; b < kBlocks; ++b) {
       const auto mask = [&](const __m256i& sum) {
         return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(sum, zero))));
@@ -72,6 +79,15 @@ void Signs(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, 
   for (row = fours; row < rows; ++row) {
     Sweep<1, 4>(x + row * pairs * 2, pairs, weights, blocks, signs + row * signs_stride, signs_stride);
   }
+}
+
+size_t Gather(const Bucket* buckets, size_t n, uint16_t* out) {
+  size_t count = 0;
+  for (size_t i = 0; i < n; ++i) {
+    std::memcpy(out + count, buckets[i].ids, buckets[i].count * sizeof *out);
+    count += buckets[i].count;
+  }
+  return count;
 }
 
 size_t EmitBits(uint32_t bits, uint32_t base, uint32_t* ids) {
@@ -131,6 +147,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"avx2", Quantise, Signs, Collect8, Collect16, Equal};
+const Kernels kAvx2Kernels = {"avx2", Quantise, Signs, Gather, Collect8, Collect16, Equal};
 
 }  // namespace magicpig::lsh

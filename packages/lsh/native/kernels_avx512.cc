@@ -15,23 +15,33 @@ inline __m512i BroadcastPair(const int16_t* pair) {
   return _mm512_set1_epi32(both);
 }
 
-// kRows x kBlocks blocks of 16 columns, all sums in registers.
+// kRows x kBlocks blocks of 16 columns, all sums in registers. GCC keeps arrays in registers only when their loops are unrolled
+// early, which the pragmas ask for, and copies the sums of the intrinsic _mm512_dpwssd_epi32 about, which the assembly avoids.
+inline void MultiplyAdd(__m512i& sum, __m512i a, __m512i b) { asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
+
 template <size_t kRows, size_t kBlocks>
 inline void Tile(const int16_t* x, size_t pairs, const int16_t* weights, uint16_t* signs, size_t signs_stride) {
   __m512i sums[kRows][kBlocks];
-  for (auto& row : sums) {
-    for (auto& sum : row) sum = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (size_t b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_setzero_si512();
   }
   for (size_t pair = 0; pair < pairs; ++pair) {
     __m512i w[kBlocks];
+#pragma GCC unroll 8
     for (size_t b = 0; b < kBlocks; ++b) w[b] = _mm512_loadu_si512(weights + (b * pairs + pair) * kColumns * 2);
+#pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) {
       const __m512i v = BroadcastPair(x + (r * pairs + pair) * 2);
-      for (size_t b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_dpwssd_epi32(sums[r][b], v, w[b]);
+#pragma GCC unroll 8
+      for (size_t b = 0; b < kBlocks; ++b) MultiplyAdd(sums[r][b], v, w[b]);
     }
   }
   const __m512i zero = _mm512_setzero_si512();
+#pragma GCC unroll 8
   for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (size_t b = 0; b < kBlocks; ++b) {
       signs[r * signs_stride + b] = static_cast<uint16_t>(_mm512_cmpgt_epi32_mask(sums[r][b], zero));
     }
@@ -72,13 +82,36 @@ void Signs(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, 
   sweep.template operator()<1, 8>(rows % 2);
 }
 
+// Four vectors of 32 ids for every bucket without a test, most of them masked away: a loop over the length would end in a
+// mispredicted branch for nearly every bucket.
+size_t Gather(const Bucket* buckets, size_t n, uint16_t* out) {
+  uint16_t* to = out;
+  const auto copy = [](const uint16_t* from, int64_t rest, uint16_t* at) {
+    const __mmask32 mask = _bzhi_u32(~0u, static_cast<uint32_t>(rest < 0 ? 0 : rest < 32 ? rest : 32));
+    _mm512_storeu_si512(at, _mm512_maskz_loadu_epi16(mask, from));
+  };
+  for (size_t i = 0; i < n; ++i) {
+    const uint16_t* ids = buckets[i].ids;
+    const int64_t count = buckets[i].count;
+    for (int64_t at = 0; at < 128; at += 32) copy(ids + at, count - at, to + at);
+    for (int64_t at = 128; at < count; at += 32) copy(ids + at, count - at, to + at);
+    to += count;
+  }
+  return static_cast<size_t>(to - out);
+}
+
 // Bits of the 64 counters from i on whose ids count.
 inline uint64_t Below(size_t i, size_t limit) {
   return i + 64 <= limit ? ~uint64_t{0} : i >= limit ? 0 : (uint64_t{1} << (limit - i)) - 1;
 }
 
-// Writes base + position of each set bit. Few are set as a rule, so sixteen are stored without a test, and the rest by a loop.
+// Writes base + position of each set bit. Few are set as a rule: four are stored without a test, and more by compression.
 inline size_t EmitBits(uint64_t bits, uint32_t base, uint32_t* ids) {
+  const size_t count = static_cast<size_t>(std::popcount(bits));
+  uint64_t rest = bits;
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; ++i, rest &= rest - 1) ids[i] = base + static_cast<uint32_t>(_tzcnt_u64(rest));
+  if (rest == 0) return count;
   const __m512i iota = _mm512_set_epi8(
       63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33,
       32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -87,7 +120,6 @@ inline size_t EmitBits(uint64_t bits, uint32_t base, uint32_t* ids) {
   const auto store = [&](__m128i bytes, size_t at) {
     _mm512_storeu_si512(ids + at, _mm512_add_epi32(offset, _mm512_cvtepu8_epi32(bytes)));
   };
-  const size_t count = static_cast<size_t>(std::popcount(bits));
   store(_mm512_castsi512_si128(positions), 0);
   if (count > 16) {
     store(_mm512_extracti32x4_epi32(positions, 1), 16);
@@ -137,6 +169,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512", Quantise, Signs, Collect8, Collect16, Equal};
+const Kernels kAvx512Kernels = {"avx512", Quantise, Signs, Gather, Collect8, Collect16, Equal};
 
 }  // namespace magicpig::lsh

@@ -1,5 +1,7 @@
 #include <arm_neon.h>
 
+#include <cstring>
+
 #include "kernels.h"
 #include "quantise.h"
 
@@ -34,6 +36,15 @@ void SignsOfRow(const int16_t* x, size_t pairs, const int16_t* weights, size_t b
 void Signs(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, size_t blocks, uint16_t* signs,
            size_t signs_stride) {
   for (size_t row = 0; row < rows; ++row) SignsOfRow(x + row * pairs * 2, pairs, weights, blocks, signs + row * signs_stride);
+}
+
+size_t Gather(const Bucket* buckets, size_t n, uint16_t* out) {
+  size_t count = 0;
+  for (size_t i = 0; i < n; ++i) {
+    std::memcpy(out + count, buckets[i].ids, buckets[i].count * sizeof *out);
+    count += buckets[i].count;
+  }
+  return count;
 }
 
 template <typename Counter>
@@ -79,6 +90,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kNeonKernels = {"neon", Quantise, Signs, Collect8, Collect16, Equal};
+const Kernels kNeonKernels = {"neon", Quantise, Signs, Gather, Collect8, Collect16, Equal};
 
 }  // namespace magicpig::lsh

@@ -1,4 +1,6 @@
 // The specification of all kernels.
+#include <cstring>
+
 #include "kernels.h"
 #include "quantise.h"
 
@@ -22,6 +24,15 @@ void Signs(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, 
   }
 }
 
+size_t Gather(const Bucket* buckets, size_t n, uint16_t* out) {
+  size_t count = 0;
+  for (size_t i = 0; i < n; ++i) {
+    std::memcpy(out + count, buckets[i].ids, buckets[i].count * sizeof *out);
+    count += buckets[i].count;
+  }
+  return count;
+}
+
 template <typename Counter>
 size_t Collect(Counter* counters, size_t n, size_t limit, uint32_t least, uint32_t base, uint32_t* ids) {
   size_t count = 0;
@@ -41,6 +52,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kPortableKernels = {"portable", Quantise, Signs, Collect<uint8_t>, Collect<uint16_t>, Equal};
+const Kernels kPortableKernels = {"portable", Quantise, Signs, Gather, Collect<uint8_t>, Collect<uint16_t>, Equal};
 
 }  // namespace magicpig::lsh
