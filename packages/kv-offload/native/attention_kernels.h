@@ -296,6 +296,16 @@ void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* 
   }
 }
 
+template <class Core>
+void ScoreSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* prepared, float* scores) {
+  for (uint32_t token = begin; token < end; token += kTileKeys) {
+    const uint8_t* keys[kTileKeys];
+    const uint32_t n = end - token < kTileKeys ? end - token : kTileKeys;
+    for (uint32_t j = 0; j < n; ++j) keys[j] = rows.Key(token + j);
+    Core::template Scores<1>(keys, n, prepared, rows.dim, scores + (token - begin), [](uint32_t) {});
+  }
+}
+
 // Sampled attention of one query head (Algorithm 1) --------------------------------------------------------------------
 
 template <class Core>
@@ -481,7 +491,7 @@ void ExtendTile(const HeadRows& rows, uint32_t begin, uint32_t end, const QueryT
 template <class Core>
 constexpr Kernels MakeKernels() {
   return {&Core::QueryBytes,     &TileBytes<Core>,  &Core::Elements::StoreRow, &Core::Elements::LoadRow,
-          &Core::PrepareQuery,   &ExtendSpan<Core>, &ExtendSelection<Core>,    &ExtendTile<Core>};
+          &Core::PrepareQuery,   &ScoreSpan<Core>, &ExtendSpan<Core>, &ExtendSelection<Core>,    &ExtendTile<Core>};
 }
 
 }  // namespace magicpig::kv

@@ -12,6 +12,7 @@
 #include "magicpig/pool.h"
 #include "magicpig/selector.h"
 #include "magicpig/thread_pool.h"
+#include "selectors.h"
 #include "store.h"
 
 namespace {
@@ -242,6 +243,80 @@ Napi::Value RollbackStep(const Napi::CallbackInfo& info, StepHandle& step) {
   return Finish(info.Env(), step->Rollback());
 }
 
+// Shipped selectors -----------------------------------------------------------------------------------------------------
+
+Napi::Value WrapSelector(Napi::Env env, Selector* selector) {
+  auto* abi = const_cast<magicpig_selector*>(selector->abi());
+  Napi::External<magicpig_selector> external = Napi::External<magicpig_selector>::New(
+      env, abi, [](Napi::Env, magicpig_selector* finished) { finished->release(finished->context); });
+  napi_type_tag_object(env, external, &kSelectorTag);
+  return external;
+}
+
+// (store)
+Napi::Value CreateGivenSelector(const Napi::CallbackInfo& info, StoreHandle& store) {
+  return WrapSelector(info.Env(), new GivenSelector(store->shape()));
+}
+
+// (store, sink, window)
+Napi::Value CreateWindowSelector(const Napi::CallbackInfo& info, StoreHandle& store) {
+  return WrapSelector(info.Env(), new WindowSelector(store->shape(), Number(info[1]), Number(info[2])));
+}
+
+// (sequence, kind, begin, keys, seed, cells)
+Napi::Value CreateSequenceSelector(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  const std::string kind = info[1].As<Napi::String>();
+  const uint32_t begin = Number(info[2]), keys = Number(info[3]), seed = Number(info[4]), cells = Number(info[5]);
+  Selector* selector = nullptr;
+  if (kind == "topk") selector = new TopKSelector(sequence, begin, keys);
+  if (kind == "oracle") selector = new OracleSelector(sequence, begin, keys, seed);
+  if (kind == "quest") selector = new QuestSelector(sequence, begin, keys);
+  if (kind == "ivf") selector = new IvfSelector(sequence, begin, keys, cells, seed);
+  if (kind == "h2o") selector = new H2oSelector(sequence, begin, keys);
+  return WrapSelector(info.Env(), selector);
+}
+
+template <typename T, Napi::Value (*kFunction)(const Napi::CallbackInfo&, T&)>
+Napi::Value WithSelector(const Napi::CallbackInfo& info) {
+  const auto* abi = Unwrap<magicpig_selector>(info[0], kSelectorTag);
+  auto* selector = abi == nullptr ? nullptr : dynamic_cast<T*>(Selector::From(*abi));
+  if (selector == nullptr) return Throw(info.Env(), {ErrorCode::kSelector, "Not a selector of this addon and kind."});
+  try {
+    return kFunction(info, *selector);
+  } catch (const std::bad_alloc&) {
+    return Throw(info.Env(), {ErrorCode::kOutOfMemory, "The system gave no memory.", 0, UINT64_MAX});
+  }
+}
+
+// (selector, index, ids, logProbabilities | undefined)
+Napi::Value SetSelection(const Napi::CallbackInfo& info, GivenSelector& selector) {
+  const auto ids = info[2].As<Napi::Uint32Array>();
+  std::vector<float> log_probability;
+  if (!info[3].IsUndefined()) {
+    const auto given = info[3].As<Napi::Float32Array>();
+    log_probability.assign(given.Data(), given.Data() + given.ElementLength());
+  }
+  selector.Set(Number(info[1]), {ids.Data(), ids.Data() + ids.ElementLength()}, std::move(log_probability));
+  return info.Env().Undefined();
+}
+
+Napi::Value ClearSelections(const Napi::CallbackInfo& info, GivenSelector& selector) {
+  selector.Clear();
+  return info.Env().Undefined();
+}
+
+// (selector, end)
+Napi::Value IndexSelector(const Napi::CallbackInfo& info, IndexedSelector& selector) {
+  return Napi::Boolean::New(info.Env(), selector.Index(Number(info[1])));
+}
+
+// (selector, layer, queries, offset, stride, rows, first)
+Napi::Value ObserveSelector(const Napi::CallbackInfo& info, H2oSelector& selector) {
+  return Napi::Boolean::New(
+      info.Env(), selector.Observe(Number(info[1]), ReadableRows(info, 2), Number(info[5]), Number(info[6])));
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports.Set(name, Napi::Function::New(env, function, name));
@@ -261,6 +336,13 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("append", WithHandle<StepHandle, kStepTag, Append>);
   add("attend", WithHandle<StepHandle, kStepTag, Attend>);
   add("rollbackStep", WithHandle<StepHandle, kStepTag, RollbackStep>);
+  add("createGivenSelector", WithHandle<StoreHandle, kStoreTag, CreateGivenSelector>);
+  add("createWindowSelector", WithHandle<StoreHandle, kStoreTag, CreateWindowSelector>);
+  add("createSequenceSelector", WithHandle<SequenceHandle, kSequenceTag, CreateSequenceSelector>);
+  add("setSelection", WithSelector<GivenSelector, SetSelection>);
+  add("clearSelections", WithSelector<GivenSelector, ClearSelections>);
+  add("indexSelector", WithSelector<IndexedSelector, IndexSelector>);
+  add("observeSelector", WithSelector<H2oSelector, ObserveSelector>);
   return exports;
 }
 

@@ -68,6 +68,9 @@ struct Kernels {
   // query (dim) * scale in the form that the other functions read. Queries are prepared one behind the other.
   void (*prepare_query)(const float* query, float scale, uint32_t dim, void* prepared);
 
+  // scores[j] = prepared query . key of token begin + j, for tokens [begin, end); scores has room for 16 more.
+  void (*score_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* prepared, float* scores);
+
   // Extends the states of `count` query heads by the tokens [begin, end), exactly.
   void (*extend_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
                       float* states);

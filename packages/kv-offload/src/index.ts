@@ -1,5 +1,14 @@
 export * from './errors.js';
+export { GivenSelector } from './given-selector.js';
+export { H2oSelector } from './h2o-selector.js';
+export { IvfSelector } from './ivf-selector.js';
 export { KvSequence } from './kv-sequence.js';
 export { KvStep } from './kv-step.js';
 export { KvStore, type KvStoreOptions, type StepEntry } from './kv-store.js';
+export { mergeStates, type PartialState } from './merge-states.js';
+export { OracleSelector } from './oracle-selector.js';
+export { QuestSelector } from './quest-selector.js';
+export type { SequenceSelectorOptions } from './sequence-selector-options.js';
+export { TopKSelector } from './top-k-selector.js';
 export type { AttendOptions, KvDtype, KvStats, Rows, Sampling } from './types.js';
+export { WindowSelector } from './window-selector.js';

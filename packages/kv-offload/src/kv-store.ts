@@ -61,7 +61,8 @@ export class KvStore implements Disposable {
   readonly pageTokens: number;
   /** Limit on {@link bytes}; Infinity when there is none. */
   readonly maxBytes: number;
-  readonly #handle: object;
+  /** @internal */
+  readonly handle: object;
   readonly #pageBytes: number;
 
   /** @throws InvalidArgumentError for a shape that is not supported */
@@ -94,15 +95,15 @@ export class KvStore implements Disposable {
     this.dtype = dtype;
     this.pageTokens = pageTokens;
     this.maxBytes = maxBytes;
-    this.#handle = translateErrors(() =>
+    this.handle = translateErrors(() =>
       native.createStore({ layers, kvHeads, queryHeads, headDim, dtype, pageTokens, maxBytes, threads, pool }),
     );
-    this.#pageBytes = native.storeStats(this.#handle).pageBytes;
+    this.#pageBytes = native.storeStats(this.handle).pageBytes;
   }
 
   /** Bytes of pages in use, exactly; pages that several sequences share count once. */
   get bytes(): number {
-    return native.storeBytes(this.#handle);
+    return native.storeBytes(this.handle);
   }
 
   /** Bytes that a sequence of `tokens` tokens takes when it shares nothing. */
@@ -112,7 +113,7 @@ export class KvStore implements Disposable {
   }
 
   stats(): KvStats {
-    return { ...native.storeStats(this.#handle), isa: native.isa };
+    return { ...native.storeStats(this.handle), isa: native.isa };
   }
 
   /**
@@ -122,7 +123,7 @@ export class KvStore implements Disposable {
   open(): KvSequence {
     return new KvSequence(
       this,
-      translateErrors(() => native.openSequence(this.#handle)),
+      translateErrors(() => native.openSequence(this.handle)),
     );
   }
 
@@ -143,7 +144,7 @@ export class KvStore implements Disposable {
     const tokens = entries.map((entry) => entry.tokens);
     const handle = translateErrors(() =>
       native.createStep(
-        this.#handle,
+        this.handle,
         entries.map((entry) => entry.sequence.handle),
         tokens,
       ),
@@ -182,7 +183,7 @@ export class KvStore implements Disposable {
 
   /** Frees all pages of all sequences at once. Sequences and steps of this store throw DisposedError afterwards. */
   [Symbol.dispose](): void {
-    native.disposeStore(this.#handle);
+    native.disposeStore(this.handle);
   }
 
   #readRows(

@@ -66,6 +66,28 @@ export interface Native {
     keysRead: Float64Array | undefined,
   ): void;
   rollbackStep(step: object): void;
+  createGivenSelector(store: object): object;
+  createWindowSelector(store: object, sink: number, window: number): object;
+  createSequenceSelector(
+    sequence: object,
+    kind: 'topk' | 'oracle' | 'quest' | 'ivf' | 'h2o',
+    begin: number,
+    keys: number,
+    seed: number,
+    cells: number,
+  ): object;
+  setSelection(selector: object, index: number, ids: Uint32Array, logProbability: Float32Array | undefined): void;
+  clearSelections(selector: object): void;
+  indexSelector(selector: object, end: number): boolean;
+  observeSelector(
+    selector: object,
+    layer: number,
+    queries: Float32Array,
+    queriesOffset: number,
+    queriesStride: number,
+    rows: number,
+    first: number,
+  ): boolean;
 }
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');

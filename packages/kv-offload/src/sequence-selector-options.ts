@@ -1,0 +1,31 @@
+import { InvalidArgumentError } from './errors.js';
+import { KvSequence } from './kv-sequence.js';
+import { native } from './native.js';
+import { translateErrors } from './translate-errors.js';
+import { checkInteger } from './validate.js';
+
+/** Options of the selectors that look at the keys of one sequence. */
+export interface SequenceSelectorOptions {
+  /** The sequence whose keys are selected. The selector fails once it is disposed of. */
+  sequence: KvSequence;
+  /** First sampled token, as in `Sampling.begin`. Default 0. */
+  begin?: number;
+  /** Keys to read for each query. */
+  keys: number;
+}
+
+/** @internal */
+export function createSequenceSelector(
+  kind: 'topk' | 'oracle' | 'quest' | 'ivf' | 'h2o',
+  { sequence, begin = 0, keys }: SequenceSelectorOptions,
+  seed = 0,
+  cells = 0,
+): object {
+  if (!(sequence instanceof KvSequence)) {
+    throw new InvalidArgumentError('sequence is not a KvSequence; make one with store.open().');
+  }
+  checkInteger('begin', begin, 0, 2 ** 31 - 1);
+  checkInteger('keys', keys, 1, 2 ** 31 - 1);
+  checkInteger('seed', seed, 0, 2 ** 32 - 1);
+  return translateErrors(() => native.createSequenceSelector(sequence.handle, kind, begin, keys, seed, cells));
+}

@@ -1,0 +1,232 @@
+import { logInclusionTable, SimHashTables } from '@magicpig/lsh';
+import { describe, expect, it } from 'vitest';
+import { GivenSelector, type KvDtype, type KvSequence, KvStore, SelectorError } from '../src/index.js';
+import { headProblem, randomRows, runStep, type Token, tokensOf } from './model.js';
+import { Random } from './random.js';
+import { dot, referenceAttention, relativeError } from './reference.js';
+
+const TOLERANCE: Record<KvDtype, number> = { f32: 1e-5, bf16: 1e-2 };
+
+interface Context {
+  store: KvStore;
+  sequence: KvSequence;
+  tokens: Token[];
+}
+
+function context(dtype: KvDtype, length: number, shape: object = {}, random = new Random(21)): Context {
+  const store = new KvStore({ layers: 2, kvHeads: 2, queryHeads: 6, headDim: 64, dtype, threads: 2, ...shape });
+  const sequence = store.open();
+  const rows = randomRows(store, length, random);
+  runStep(store, [{ sequence, tokens: length }], rows);
+  return { store, sequence, tokens: tokensOf(store, rows, length) };
+}
+
+/** Static tokens, then those of `ids` relative to begin. */
+function attended(begin: number, end: number, position: number, ids: ArrayLike<number>): number[] {
+  const all = Array.from({ length: position + 1 }, (_, i) => i);
+  return [...all.filter((i) => i < begin || i >= end), ...Array.from(ids, (id) => begin + id)];
+}
+
+describe.each(['f32', 'bf16'] as const)('sampled attention over %s rows', (dtype) => {
+  it.each([
+    ['some', [3, 4, 17, 63, 64, 65, 200, 255]],
+    ['one', [100]],
+    ['no', []],
+    ['all', Array.from({ length: 256 }, (_, i) => i)],
+    ['an odd number of', Array.from({ length: 77 }, (_, i) => 3 * i)],
+  ])('of %s given keys equals the reference on the same keys', (_, ids) => {
+    const { store, sequence, tokens } = context(dtype, 330);
+    const given = new GivenSelector(store);
+    const random = new Random(5);
+    const logs = Float32Array.from(ids, () => -4 * random.uniform());
+    for (let head = 0; head < 6; head++) {
+      given.set(0, head, Uint32Array.from(ids));
+      given.set(1, head, Uint32Array.from(ids), logs);
+    }
+    const [begin, end] = [4, 260];
+    for (const count of [1, 3]) {
+      const rows = randomRows(store, count, random);
+      const logSumExp = new Float32Array(count * 6);
+      const keysRead = new Float64Array(count);
+      const sampling = [{ selector: given.selector, begin, end }];
+      const outputs = runStep(store, [{ sequence, tokens: count }], rows, (layer) =>
+        layer === 0 ? { sampling, keysRead } : { sampling, logSumExp },
+      );
+      const start = tokens.length;
+      tokens.push(...tokensOf(store, rows, count));
+      for (let row = 0; row < count; row++) {
+        const read = attended(begin, end, start + row, ids);
+        expect(keysRead[row]).toBe(6 * read.length);
+        for (let layer = 0; layer < 2; layer++) {
+          for (let head = 0; head < 6; head++) {
+            const at = (row * 6 + head) * 64;
+            const query = rows.queries[layer]!.subarray(at, at + 64);
+            const logProbability = read.map((_, i) => {
+              const first = read.length - ids.length;
+              return layer === 1 && i >= first ? logs[i - first]! : 0;
+            });
+            const problem = { ...headProblem(store, tokens, layer, head, query, read), logProbability };
+            const expected = referenceAttention(problem);
+            expect(relativeError(outputs[layer]!.subarray(at, at + 64), expected.output)).toBeLessThan(
+              TOLERANCE[dtype],
+            );
+            if (layer === 1) {
+              expect(Math.abs(logSumExp[row * 6 + head]! - expected.logSumExp)).toBeLessThan(TOLERANCE[dtype]);
+            }
+          }
+        }
+      }
+    }
+  });
+
+  it('of all keys equals exact attention', () => {
+    const { store, sequence } = context(dtype, 500);
+    const given = new GivenSelector(store);
+    for (let head = 0; head < 6; head++) {
+      for (let layer = 0; layer < 2; layer++)
+        given.set(
+          layer,
+          head,
+          Uint32Array.from({ length: 430 }, (_, i) => i),
+        );
+    }
+    const rows = randomRows(store, 1, new Random(8));
+    const other = sequence.fork();
+    const exact = runStep(store, [{ sequence, tokens: 1 }], rows);
+    const sampled = runStep(store, [{ sequence: other, tokens: 1 }], rows, () => ({
+      sampling: [{ selector: given.selector, begin: 4, end: 434 }],
+    }));
+    for (const [layer, output] of sampled.entries()) {
+      expect(relativeError(output, exact[layer]!)).toBeLessThan(TOLERANCE[dtype] / 2);
+    }
+  });
+
+  it('with nothing to attend to gives zeros and -Infinity', () => {
+    const { store, sequence } = context(dtype, 9);
+    const given = new GivenSelector(store);
+    for (let head = 0; head < 6; head++)
+      for (let layer = 0; layer < 2; layer++) given.set(layer, head, new Uint32Array());
+    const logSumExp = new Float32Array(6);
+    const outputs = runStep(store, [{ sequence, tokens: 1 }], randomRows(store, 1, new Random(8)), () => ({
+      sampling: [{ selector: given.selector, begin: 0, end: 10 }],
+      logSumExp,
+    }));
+    expect(outputs[1]!.every((x) => x === 0)).toBe(true);
+    expect([...logSumExp]).toEqual(Array(6).fill(Number.NEGATIVE_INFINITY));
+  });
+
+  it.each([
+    [64, 3, 9],
+    [128, 2, 8],
+    [80, 1, 3],
+  ])('with SimHash tables, dim %i, equals the reference on their candidates', (headDim, kvHeads, queryHeads) => {
+    const length = 1200;
+    const { store, sequence, tokens } = context(dtype, length, { headDim, kvHeads, queryHeads });
+    const [begin, end] = [4, length - 64];
+    const shape = { bits: 6, tables: 60 };
+    using tables = new SimHashTables({ heads: 2 * kvHeads, dim: headDim, ...shape, seed: 3, threads: 1 });
+    for (let layer = 0; layer < 2; layer++) {
+      for (let head = 0; head < kvHeads; head++) {
+        tables.add(layer * kvHeads + head, store.readKeys(sequence, layer, head, begin, end));
+      }
+    }
+    const rows = randomRows(store, 1, new Random(31));
+    const outputs = runStep(store, [{ sequence, tokens: 1 }], rows, () => ({
+      sampling: [{ selector: tables.selector, begin, end }],
+    }));
+    tokens.push(...tokensOf(store, rows, 1));
+    const table = logInclusionTable(shape);
+    for (let layer = 0; layer < 2; layer++) {
+      for (let head = 0; head < queryHeads; head++) {
+        const query = rows.queries[layer]!.subarray(head * headDim, (head + 1) * headDim);
+        const index = layer * kvHeads + Math.floor(head / (queryHeads / kvHeads));
+        const ids = tables.query(index, query);
+        expect(ids.length).toBeGreaterThan(0);
+        expect(ids.length).toBeLessThan(end - begin);
+        const read = attended(begin, end, length, ids);
+        const problem = headProblem(store, tokens, layer, head, query, read);
+        const centre = tables.centre(index);
+        const logProbability = problem.keys.map((key, i) => {
+          if (i < read.length - ids.length) return 0;
+          const centred = Float64Array.from(key, (x, j) => x - centre[j]!);
+          const cosine = dot(query, centred) / Math.sqrt(dot(query, query) * dot(centred, centred));
+          const x = ((cosine + 1) / 2) * (table.length - 1);
+          const low = Math.min(Math.floor(x), table.length - 2);
+          return -(table[low]! + (table[low + 1]! - table[low]!) * (x - low));
+        });
+        const expected = referenceAttention({ ...problem, logProbability });
+        const output = outputs[layer]!.subarray(head * headDim, (head + 1) * headDim);
+        expect(relativeError(output, expected.output)).toBeLessThan(TOLERANCE[dtype] * (dtype === 'f32' ? 10 : 1));
+      }
+    }
+  });
+});
+
+describe('a sampled batch', () => {
+  it('mixes exact and sampled entries, each as if it were alone', () => {
+    const { store, sequence } = context('bf16', 300);
+    const given = new GivenSelector(store);
+    for (let head = 0; head < 6; head++)
+      for (let layer = 0; layer < 2; layer++) given.set(layer, head, Uint32Array.of(5, 90));
+    const sampled = { selector: given.selector, begin: 10, end: 250 };
+    const random = new Random(2);
+    const kinds = [
+      { tokens: 1, sampling: null },
+      { tokens: 1, sampling: sampled },
+      { tokens: 70, sampling: null },
+      { tokens: 2, sampling: sampled },
+    ];
+    const parts = kinds.map(({ tokens }) => randomRows(store, tokens, random));
+    const alone = kinds.map(({ tokens, sampling }, i) => {
+      using fork = sequence.fork();
+      return runStep(store, [{ sequence: fork, tokens }], parts[i]!, () => ({ sampling: [sampling] }));
+    });
+    const join = (pick: 'keys' | 'values' | 'queries') =>
+      [0, 1].map((layer) => Float32Array.from(parts.flatMap((part) => [...part[pick][layer]!])));
+    const together = runStep(
+      store,
+      kinds.map(({ tokens }) => ({ sequence: sequence.fork(), tokens })),
+      { keys: join('keys'), values: join('values'), queries: join('queries') },
+      () => ({ sampling: kinds.map((kind) => kind.sampling) }),
+    );
+    for (const layer of [0, 1]) {
+      expect([...together[layer]!]).toEqual(alone.flatMap((outputs) => [...outputs[layer]!]));
+    }
+  });
+});
+
+describe('selector errors', () => {
+  const attend = ({ store, sequence }: Context, selector: object, begin = 4, end = 60) =>
+    runStep(store, [{ sequence, tokens: 1 }], randomRows(store, 1, new Random(1)), () => ({
+      sampling: [{ selector, begin, end }],
+    }));
+
+  it('refuses foreign handles', () => {
+    for (const selector of [{}, [], new Float32Array(4), new Date()]) {
+      expect(() => attend(context('f32', 100), selector)).toThrow(SelectorError);
+    }
+  });
+
+  it('refuses a selector built for another shape', () => {
+    const ours = context('f32', 100);
+    const narrow = new KvStore({ layers: 2, kvHeads: 2, queryHeads: 2, headDim: 32 });
+    expect(() => attend(ours, new GivenSelector(narrow).selector)).toThrow(/head dimension 32; the store has 64/);
+    const shallow = new KvStore({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 });
+    expect(() => attend(context('f32', 100), new GivenSelector(shallow).selector)).toThrow(/has 1 heads/);
+  });
+
+  it('reports a selector that fails, and ids out of range', () => {
+    const ours = context('f32', 100);
+    const given = new GivenSelector(ours.store);
+    expect(() => attend(ours, given.selector)).toThrow(/sampling\[0\] failed to select/);
+    for (let head = 0; head < 6; head++) given.set(0, head, Uint32Array.of(56));
+    expect(() => attend(ours, given.selector)).toThrow(/ids beyond the sampled tokens/);
+  });
+
+  it('refuses sampled tokens that the first query does not see', () => {
+    const ours = context('f32', 100);
+    const given = new GivenSelector(ours.store);
+    expect(() => attend(ours, given.selector, 4, 102)).toThrow(/sees only tokens 0 to 100/);
+    expect(() => attend(context('f32', 100), given.selector, 9, 8)).toThrow(/sampling\[0\].end is 8/);
+  });
+});
