@@ -4,7 +4,7 @@
     python make_tokenizer_fixtures.py SmolLM2-135M-Instruct.Q4_1.gguf ../test/checkpoint/fixtures/tokenizers.json
 
 - smollm2: the GGUF file's own vocabulary and merges in Hugging Face's Rust tokenizer, its template in Jinja2.
-- llama3, qwen2, gpt2: small byte-level BPE tokenizers with those models' ways to split text, trained here.
+- llama3, qwen2, tekken, gpt2: small byte-level BPE tokenizers with those models' ways to split text, trained here.
 - sentencepiece: a small SentencePiece BPE model with byte fallback, trained and encoded by Google's library.
 - llama2, mistral, split: tokenizer.json files in SentencePiece's manner, small BPE models trained here.
 """
@@ -45,6 +45,10 @@ TEXTS += ["".join(random.choice(POOL) for _ in range(random.randint(1, 60))) for
 CORPUS = [PROSE, CODE] * 4 + TEXTS[14:20]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
@@ -164,6 +168,7 @@ fixture = {
     "smollm2": smollm2(sys.argv[1]),
     "llama3": trained(byte_level(split(LLAMA3)), LLAMA3_SPECIALS, ignore_merges=True, bos="<|begin_of_text|>"),
     "qwen2": trained(byte_level(split(QWEN2)), CHATML_SPECIALS, normalizer=normalizers.NFC()),
+    "tekken": trained(byte_level(split(TEKKEN)), ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], ignore_merges=True, bos="<s>"),
     "gpt2": trained(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), ["<|endoftext|>"]),
     "sentencepiece": sentence_piece(),
     "llama2": metaspace(None, normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])),

@@ -73,10 +73,17 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /** Whether {@link applyChatTemplate} has a template to apply. */
   readonly hasChatTemplate: boolean;
-  /** Token ids of a text. Special tokens written in the text are split like any other text unless `allowSpecial`. */
+  /**
+   * Token ids of a text, after {@link bosToken} unless `addSpecial` is false. Special tokens written in the text are split
+   * like any other text unless `allowSpecial`.
+   */
   encode(text: string, options?: { addSpecial?: boolean; allowSpecial?: boolean }): Int32Array;
+  /** The text of tokens, special ones included unless `skipSpecial`. */
   decode(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
-  /** Incremental decoding for streams: text that later tokens cannot change any more. */
+  /**
+   * Incremental decoding for streams: text that later tokens cannot change any more. Special tokens have no text there, and
+   * a space in front is kept, since a stream goes on after other text.
+   */
   stream(): TokenStream;
   /**
    * Ids of a conversation in the model's chat template, ready for the assistant's answer. Special tokens come from the

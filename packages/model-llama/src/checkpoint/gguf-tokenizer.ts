@@ -27,6 +27,13 @@ const words = (digits: string) =>
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" +
   `${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 
+// Mistral's since Nemo: words split where capitals follow small letters.
+const UPPER = '\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}';
+const LOWER = '\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}';
+const TEKKEN_PATTERN =
+  `[^\\r\\n\\p{L}\\p{N}]?[${UPPER}]*[${LOWER}]+|[^\\r\\n\\p{L}\\p{N}]?[${UPPER}]+[${LOWER}]*|` +
+  '\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
+
 interface PreTokenizer {
   /** Values of tokenizer.ggml.pre that mean it (llama-vocab.cpp). */
   names: string[];
@@ -47,6 +54,7 @@ const PRE_TOKENIZERS: readonly PreTokenizer[] = [
     ignoreMerges: true,
     addsBos: true,
   },
+  { names: ['tekken'], preTokenizer: sequence(TEKKEN_PATTERN), ignoreMerges: true, addsBos: true },
   { names: ['smaug-bpe', 'dbrx'], preTokenizer: sequence(words('\\p{N}{1,3}')) },
   {
     names: ['qwen2', 'deepseek-r1-qwen', 'megrez'],

@@ -86,11 +86,6 @@ export class ModelTokenizer implements Tokenizer {
     this.hasChatTemplate = this.#chatTemplate !== undefined;
   }
 
-  /**
-   * Token ids of a text.
-   * @param options `addSpecial` (true): begin with {@link bosToken} where the model wants it. `allowSpecial` (false): make
-   *   special tokens written in the text into their ids; otherwise they are split like any other text.
-   */
   encode(text: string, options: { addSpecial?: boolean; allowSpecial?: boolean } = {}): Int32Array {
     const { addSpecial = true, allowSpecial = false } = options;
     const ids: number[] = addSpecial && this.bosToken !== undefined ? [this.bosToken] : [];
@@ -106,7 +101,6 @@ export class ModelTokenizer implements Tokenizer {
     return this.#spelling.dropsFirstSpace && text.startsWith(' ') ? text.slice(1) : text;
   }
 
-  /** Special tokens have no text in a stream. A stream goes on after other text, so it keeps a space in front. */
   stream(): TokenStream {
     return new TextStream((token) => this.#bytesOf(token, true));
   }

@@ -23,6 +23,7 @@ export const fixtures = JSON.parse(readFileSync(new URL('./fixtures/tokenizers.j
   smollm2: Expected & { chats: { messages: ChatMessage[]; text: string; ids: number[] }[] };
   llama3: Trained;
   qwen2: Trained;
+  tekken: Trained;
   gpt2: Trained;
   llama2: Omit<Trained, 'ids'>;
   mistral: Omit<Trained, 'ids'>;

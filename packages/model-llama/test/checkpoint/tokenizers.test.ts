@@ -33,7 +33,7 @@ function expectIds(
     expect([text, ...tokenizer.encode(text, options)]).toEqual([text, ...expected[i]!]);
 }
 
-describe.each(['llama3', 'qwen2', 'gpt2'] as const)('tokenizer.json of a %s-like model', (name) => {
+describe.each(['llama3', 'qwen2', 'tekken', 'gpt2'] as const)('tokenizer.json of a %s-like model', (name) => {
   const { tokenizer: json, ids, special, decoded } = fixtures[name];
   let directory: string;
   let tokenizer: Tokenizer;
@@ -70,11 +70,14 @@ describe.each(['llama3', 'qwen2', 'gpt2'] as const)('tokenizer.json of a %s-like
     const kinds = new Map(json.added_tokens.map((token) => [token.id, token.special ? 3 : 4]));
     const gguf = fromGguf({
       'tokenizer.ggml.model': { type: 'string', value: 'gpt2' },
-      'tokenizer.ggml.pre': { type: 'string', value: { llama3: 'llama-bpe', qwen2: 'qwen2', gpt2: 'gpt-2' }[name] },
+      'tokenizer.ggml.pre': {
+        type: 'string',
+        value: { llama3: 'llama-bpe', qwen2: 'qwen2', tekken: 'tekken', gpt2: 'gpt-2' }[name],
+      },
       'tokenizer.ggml.tokens': { type: 'strings', value: tokens },
       'tokenizer.ggml.token_type': { type: 'i32s', value: tokens.map((_, id) => kinds.get(id) ?? 1) },
       'tokenizer.ggml.merges': { type: 'strings', value: merges.map((pair) => pair.join(' ')) },
-      'tokenizer.ggml.bos_token_id': { type: 'u32', value: json.added_tokens[0]!.id },
+      'tokenizer.ggml.bos_token_id': { type: 'u32', value: special[0]![0] ?? json.added_tokens[0]!.id },
     });
     expectIds(gguf, special, { allowSpecial: true });
     expect(gguf.bosToken).toBe(tokenizer.bosToken);
