@@ -39,7 +39,7 @@ for (const { context, name, firstTokenMs, prefill, decode } of rows) {
 writeResults('llama-cpp', { model: source, threads, rounds, generated: GENERATED, rows });
 
 async function ours() {
-  await using model = await loadLlama(path, { threads });
+  const model = await loadLlama(path, { threads });
   const ids = await model.tokenize(text);
   for await (const _ of model.generate('Hello', { maxTokens: 8, ignoreEos: true })); // warm
   for (const context of contexts) {
@@ -55,6 +55,7 @@ async function ours() {
       }
     }
   }
+  await model.close();
 }
 
 async function llamaCpp() {

@@ -5,17 +5,11 @@
 //   node bench/sampling-error.mjs --model smollm2 --tokens 6000
 import { CpuBackend } from '@magicpig/cpu-kernels';
 import { KvStore } from '@magicpig/kv-offload';
-import {
-  CHUNK_TOKENS,
-  Llama,
-  loadLlamaWeights,
-  MagicPigPolicy,
-  openCheckpoint,
-  resolveAttention,
-} from '../dist/index.js';
+import { Llama, loadLlamaWeights, MagicPigPolicy, openCheckpoint, resolveAttention } from '../dist/index.js';
 import { benchOptions, benchText, writeResults } from './common.mjs';
 
 const STEPS = 128;
+const CHUNK_TOKENS = 512;
 const SETTINGS = [
   { K: 10, L: 150 },
   { K: 9, L: 120 },

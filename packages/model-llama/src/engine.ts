@@ -11,17 +11,17 @@ import { type ScheduledEntry, Scheduler } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
 import { StopStrings } from './stop-strings.js';
 
-/**
- * Prompt tokens in a step, at most, and where chunks end. Large enough for the matrix products to run at full speed, small
- * enough that decoding streams wait for a fraction of a second.
- */
-export const CHUNK_TOKENS = 256;
+/** Prompt tokens in a step while nobody decodes: more would not make the matrix products any faster. */
+const PREFILL_TOKENS = 512;
+
+/** The same while others decode: their streams wait for a fraction of a second, and the prefill is some 10% slower. */
+const SHARED_PREFILL_TOKENS = 128;
 
 /**
- * Keys (for each layer and KV head) indexed between two steps, at most: some tens of milliseconds of hashing, so that
+ * Keys (for each layer and KV head) indexed between two steps, at most: about a tenth of a second of hashing, so that
  * building the tables of a long prompt does not stall the other streams.
  */
-const INDEX_KEYS = 131_072;
+const INDEX_KEYS = 32_768;
 
 export interface EngineOptions {
   llama: Llama;
@@ -53,12 +53,18 @@ export class Engine implements Disposable {
   constructor(options: EngineOptions) {
     this.#options = options;
     const { maxSequences, maxQueue, cacheBytes: maxBytes } = options;
-    this.#scheduler = new Scheduler({ maxSequences, maxQueue, maxBytes, chunkTokens: CHUNK_TOKENS });
+    this.#scheduler = new Scheduler({
+      maxSequences,
+      maxQueue,
+      maxBytes,
+      prefillTokens: PREFILL_TOKENS,
+      sharedPrefillTokens: SHARED_PREFILL_TOKENS,
+    });
   }
 
   /** Rows of a step at most, for the size of a {@link Llama}'s activations. */
   static maxRows(maxSequences: number): number {
-    return CHUNK_TOKENS + maxSequences;
+    return PREFILL_TOKENS + 1 + maxSequences;
   }
 
   get idle(): boolean {

@@ -8,7 +8,6 @@ export { openCheckpoint } from './checkpoint/open-checkpoint.js';
 export type { OpenCheckpointOptions } from './checkpoint/open-options.js';
 export type * from './checkpoint.js';
 export { densePolicy } from './dense-policy.js';
-export { CHUNK_TOKENS } from './engine.js';
 export * from './engine-errors.js';
 export * from './errors.js';
 export type * from './kv-cache.js';

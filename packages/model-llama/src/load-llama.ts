@@ -15,10 +15,11 @@ const WORKER = new URL(import.meta.url.endsWith('.ts') ? '../dist/worker.js' : '
  * Loads a model into a worker thread.
  *
  * ```ts
- * await using model = await loadLlama('smollm2');
+ * const model = await loadLlama('smollm2');
  * for await (const event of model.generate({ messages: [{ role: 'user', content: 'Hello!' }] })) {
  *   if (event.type === 'token') process.stdout.write(event.text);
  * }
+ * await model.close();
  * ```
  *
  * @param source A folder with config.json, tokenizer.json and *.safetensors, a .gguf file, a hub id, a short name

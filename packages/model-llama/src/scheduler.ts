@@ -8,8 +8,10 @@ export interface SchedulerOptions {
   maxQueue: number;
   /** Bytes that running sequences may come to need together. */
   maxBytes: number;
-  /** A chunk of prompt ends at the absolute positions that are multiples of this, so that no result depends on load. */
-  chunkTokens: number;
+  /** Prompt tokens in a step while nobody decodes, at most; a multiple of `sharedPrefillTokens`. */
+  prefillTokens: number;
+  /** The same while others decode, so that their next tokens do not wait for long. */
+  sharedPrefillTokens: number;
 }
 
 /** Rows of one sequence in a step: tokens [begin, end) of the prompt, or the one after it. */
@@ -20,8 +22,8 @@ export interface ScheduledEntry {
 
 /**
  * Who runs, and what of whom. Requests are admitted in the order they came, when all the memory they may need is free, so
- * that none has to be thrown out later. A step decodes one token of every running sequence that can, and prefills at most
- * one chunk's worth of prompt tokens, in turns, so that neither long prompts nor many of them hold up a stream.
+ * that none has to be thrown out later. A step decodes one token of every running sequence that can, and prefills a
+ * bounded number of prompt tokens, in turns, so that neither long prompts nor many of them hold up a stream.
  */
 export class Scheduler {
   readonly #options: SchedulerOptions;
@@ -71,7 +73,8 @@ export class Scheduler {
   /** The next step's rows. Sequences whose tables are behind sit it out. */
   schedule(): ScheduledEntry[] {
     const entries: ScheduledEntry[] = [];
-    let budget = this.#options.chunkTokens;
+    const decoding = this.#running.some((sequence) => !sequence.prefilling && !sequence.unprepared);
+    let budget = decoding ? this.#options.sharedPrefillTokens : this.#options.prefillTokens;
     const served: Sequence[] = [];
     for (const sequence of this.#running) {
       if (sequence.unprepared) continue;
@@ -80,8 +83,8 @@ export class Scheduler {
         continue;
       }
       const begin = sequence.cached;
-      const end = this.#chunkEnd(sequence, begin);
-      if (end - begin > budget) continue;
+      const end = this.#chunkEnd(sequence, begin, budget);
+      if (end <= begin) continue;
       budget -= end - begin;
       entries.push({ sequence, tokens: sequence.prompt.subarray(begin, end) });
       served.push(sequence);
@@ -114,10 +117,20 @@ export class Scheduler {
     return this.#running.length < maxSequences && this.#bytes + sequence.bytes <= maxBytes;
   }
 
-  #chunkEnd(sequence: Sequence, begin: number): number {
-    const { chunkTokens } = this.#options;
-    const boundary = (Math.floor(begin / chunkTokens) + 1) * chunkTokens;
-    const part = begin < sequence.exactPromptTokens ? sequence.exactPromptTokens : sequence.prompt.length;
-    return Math.min(boundary, part);
+  /**
+   * End of the chunk of prompt that begins at `begin`; at or before it when the budget is too small for one.
+   *
+   * No result may depend on load. Exact attention gives a row the same bits however the prompt is cut, except that a chunk
+   * of one row is computed like a decoded token: none is cut off, a chunk is rather one token longer than the budget. In
+   * the sampled part of a prompt, keys are indexed between chunks, so that chunks end at fixed positions.
+   */
+  #chunkEnd(sequence: Sequence, begin: number, budget: number): number {
+    const { sharedPrefillTokens: unit } = this.#options;
+    if (begin >= sequence.exactPromptTokens) {
+      const end = Math.min((Math.floor(begin / unit) + 1) * unit, sequence.prompt.length);
+      return end - begin <= budget ? end : begin;
+    }
+    const end = sequence.exactPromptTokens;
+    return end - begin <= budget + 1 ? end : Math.floor((begin + budget) / unit) * unit;
   }
 }

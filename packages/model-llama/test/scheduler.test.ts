@@ -40,19 +40,34 @@ function run(entries: ScheduledEntry[]): number[] {
   return entries.map(({ tokens }) => tokens.length);
 }
 
-const OPTIONS = { maxSequences: 3, maxQueue: 2, maxBytes: 10, chunkTokens: 8 };
+const OPTIONS = { maxSequences: 3, maxQueue: 2, maxBytes: 10, prefillTokens: 16, sharedPrefillTokens: 8 };
 
 describe('scheduler', () => {
-  it('cuts prompts at fixed positions, and at the end of the exact part', () => {
+  /** Sizes of the chunks of one prompt that runs alone, then of its first decode step. */
+  function chunks(promptTokens: number, sampledPromptTokens = 0): number[] {
     const scheduler = new Scheduler(OPTIONS);
-    scheduler.add(sequence(21, { sampledPromptTokens: 3 }));
+    const one = sequence(promptTokens, { sampledPromptTokens });
+    scheduler.add(one);
     admit(scheduler);
-    const chunks: number[] = [];
-    for (let i = 0; i < 5; i += 1) chunks.push(...run(scheduler.schedule()));
-    expect(chunks).toEqual([8, 8, 2, 3, 1]);
+    const sizes: number[] = [];
+    while (one.prefilling) sizes.push(...run(scheduler.schedule()));
+    return sizes;
+  }
+
+  it('cuts prompts, and nowhere one token off', () => {
+    expect(chunks(16)).toEqual([16]);
+    expect(chunks(17)).toEqual([17]);
+    expect(chunks(18)).toEqual([16, 2]);
+    expect(chunks(33)).toEqual([16, 17]);
+    expect(chunks(1)).toEqual([1]);
   });
 
-  it('decodes everybody and prefills at most one chunk a step, in turns', () => {
+  it('cuts the sampled part at fixed positions', () => {
+    expect(chunks(40, 20)).toEqual([16, 4, 4, 8, 8]);
+    expect(chunks(12, 100)).toEqual([8, 4]);
+  });
+
+  it('decodes everybody and prefills less beside them, in turns', () => {
     const scheduler = new Scheduler(OPTIONS);
     const [decoding, long, other] = [sequence(1), sequence(24), sequence(24)];
     scheduler.add(decoding);
