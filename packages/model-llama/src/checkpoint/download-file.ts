@@ -97,11 +97,12 @@ async function transfer(request: DownloadRequest, part: string, have: number): P
     try {
       for await (const chunk of response.body) {
         timer.refresh();
-        await file.write(chunk);
+        await file.appendFile(chunk);
         done += chunk.length;
         if (size !== undefined && done > size) throw new Error(`more than the ${size} bytes that were announced`);
         onProgress?.(done);
       }
+      await file.sync(); // so that a file in place is whole even after a power failure
     } finally {
       await file.close();
     }

@@ -29,7 +29,7 @@ const TENSOR_TYPES = new Map<number, keyof typeof BLOCKS>([
 const MAGIC = 0x46554747; // 'GGUF', little-endian
 const DEFAULT_ALIGNMENT = 32; // GGUF_DEFAULT_ALIGNMENT of ggml.h
 const MAX_DIMENSIONS = 4; // GGML_MAX_DIMS
-const MAX_HEADER_BYTES = 2 ** 30; // far more than any vocabulary; how far the parser looks
+const MAX_HEADER_BYTES = 2 ** 28; // ten times the largest vocabularies; how far the parser looks
 
 enum ValueType {
   Uint8,

@@ -78,7 +78,10 @@ function faithful(config: unknown): unknown {
       return node.split === false ? pieces : sequence(pieces, split(`${mark}[^${mark}]*|[^${mark}]+`));
     }
     case 'Split': {
-      const { behavior } = node;
+      const { behavior, pattern } = node;
+      const { Regex, String: text } = (pattern ?? {}) as { Regex?: unknown; String?: unknown };
+      if (typeof Regex !== 'string' && typeof text !== 'string')
+        throw new Error('its pre-tokenizer splits at no pattern');
       if (behavior === 'Isolated') return { ...node, invert: false };
       if (behavior === 'Removed') return node;
       throw new Error(`its pre-tokenizer splits with the behaviour ${String(behavior)}, which is not supported`);

