@@ -19,6 +19,7 @@ export const realModel: { path: string; reason: undefined } | { path: undefined;
 
 /** `describe` for tests of the real model; where there is none they are skipped, and their title says why. */
 export function describeRealModel(title: string, body: (path: string) => void): void {
-  if (realModel.path === undefined) describe.skip(`${title} (skipped, no SmolLM2: ${realModel.reason})`, () => body(''));
+  if (realModel.path === undefined)
+    describe.skip(`${title} (skipped, no SmolLM2: ${realModel.reason})`, () => body(''));
   else describe(title, () => body(realModel.path));
 }
