@@ -356,12 +356,13 @@ cudaError_t fault() {
 
 CUstream_st* resolve(cudaStream_t stream) { return stream == nullptr ? &default_stream : stream; }
 
+void run_first(CUstream_st* stream) {
+  const auto work = std::move(stream->work.front());
+  stream->work.pop_front();
+  work();
+}
 void drain(CUstream_st* stream) {
-  while (!stream->work.empty()) {
-    auto work = std::move(stream->work.front());
-    stream->work.pop_front();
-    work();
-  }
+  while (!stream->work.empty()) run_first(stream);
 }
 void drain_all() {
   for (CUstream_st* stream : streams) drain(stream);
@@ -549,11 +550,7 @@ namespace {
 
 // Runs the event's stream until the record numbered `ticket` has passed.
 void reach(CUevent_st* event, uint64_t ticket) {
-  while (event->reached < ticket && !event->stream->work.empty()) {
-    auto work = std::move(event->stream->work.front());
-    event->stream->work.pop_front();
-    work();
-  }
+  while (event->reached < ticket && !event->stream->work.empty()) run_first(event->stream);
 }
 
 }  // namespace
@@ -586,7 +583,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   RETURN_ON_FAULT();
-  return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+  const bool reached = event->reached == event->recorded;
+  // Time passes between two questions: one piece of work.
+  if (!reached && !event->stream->work.empty()) run_first(event->stream);
+  return reached ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   RETURN_ON_FAULT();
@@ -607,8 +607,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = stream->capture.release();
+  *graph = nullptr;
+  std::unique_ptr<CUgraph_st> captured = std::move(stream->capture);
   RETURN_ON_FAULT();
+  *graph = captured.release();
   return *graph != nullptr ? cudaSuccess : report(cudaErrorStreamCaptureInvalidated);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {

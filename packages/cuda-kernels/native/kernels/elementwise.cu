@@ -40,6 +40,18 @@ __global__ void __launch_bounds__(kThreads) add_kernel(float* x, const float* y,
   }
 }
 
+__global__ void __launch_bounds__(kThreads) add_bias_kernel(float* x, const float* bias, int width, bool accumulate) {
+  float* row = x + static_cast<int64_t>(blockIdx.x) * width;
+  for (int i = threadIdx.x * 4; i < width; i += kThreads * 4) {
+    float4 r = *reinterpret_cast<const float4*>(bias + i);
+    if (accumulate) {
+      const float4 a = *reinterpret_cast<const float4*>(row + i);
+      r = make_float4(a.x + r.x, a.y + r.y, a.z + r.z, a.w + r.w);
+    }
+    *reinterpret_cast<float4*>(row + i) = r;
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) embed_kernel(float* out, const bf16* table, const int32_t* tokens, int width, int vocabulary) {
   const int64_t row = blockIdx.x;
   const int32_t token = tokens[row];
@@ -101,6 +113,11 @@ cudaError_t swiglu(cudaStream_t stream, bf16* out, const float* gate_up, int row
 cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t count) {
   if (count < 0) return cudaErrorInvalidValue;
   return launch(add_kernel, blocks_for(ceil_div(count, 4)), dim3(kThreads), 0, stream, x, y, count);
+}
+
+cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int rows, int width, bool accumulate) {
+  if (rows < 0 || width <= 0 || width % 4 != 0) return cudaErrorInvalidValue;
+  return launch(add_bias_kernel, dim3(rows), dim3(kThreads), 0, stream, x, bias, width, accumulate);
 }
 
 cudaError_t embed(cudaStream_t stream, float* out, const bf16* table, const int32_t* tokens, int rows, int width, int vocabulary) {

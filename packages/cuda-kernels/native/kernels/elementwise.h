@@ -15,6 +15,9 @@ cudaError_t swiglu(cudaStream_t stream, bf16* out, const float* gate_up, int row
 // x [count] += y [count], f32. Pointers are 16-byte aligned, as in all of these; any count.
 cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t count);
 
+// x [rows][width] f32 += bias [width] f32 in every row, or = bias when not `accumulate`. width is a multiple of 4.
+cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int rows, int width, bool accumulate);
+
 // out [rows][width] f32 = table [vocabulary][width] bf16, row tokens[r]. A token outside the vocabulary gives a row of NaN.
 // width is a multiple of 8.
 cudaError_t embed(cudaStream_t stream, float* out, const bf16* table, const int32_t* tokens, int rows, int width, int vocabulary);

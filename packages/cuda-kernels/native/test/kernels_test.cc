@@ -150,6 +150,16 @@ void test_elementwise(Context& c) {
     CHECK_CUDA(swiglu(nullptr, out.get(), d.get(), rows, width));
     c.compare(out, ref, kRoundedLimit, "swiglu " + what);
 
+    const std::vector<float> bias = c.random.normal(width);
+    DeviceBuffer<float> d_bias(bias), biased(rows * width);
+    std::vector<double> ref_biased(rows * width);
+    for (int i = 0; i < rows * width; ++i) ref_biased[i] = bias[i % width];
+    CHECK_CUDA(add_bias(nullptr, biased.get(), d_bias.get(), rows, width, false));
+    c.compare(biased, ref_biased, 0, "add_bias " + what);
+    for (double& value : ref_biased) value *= 2;
+    CHECK_CUDA(add_bias(nullptr, biased.get(), d_bias.get(), rows, width, true));
+    c.compare(biased, ref_biased, 0, "add_bias accumulated " + what);
+
     const int vocabulary = 11;
     const std::vector<bf16> table = c.random.normal_bf16(vocabulary * width);
     std::vector<int32_t> tokens(rows);

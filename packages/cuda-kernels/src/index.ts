@@ -1,0 +1,42 @@
+export { type Availability, availability, isAvailable } from './availability.js';
+export { type CublasLtState, Device, type DeviceMemory, type DeviceOptions } from './device.js';
+export { DeviceArray } from './device-array.js';
+export { type DeviceProperties, listDevices } from './device-properties.js';
+export type { DType, HostArray } from './dtype.js';
+export {
+  CudaError,
+  CudaKernelsError,
+  type CudaKernelsErrorCode,
+  DeviceLostError,
+  DisposedError,
+  InvalidArgumentError,
+  OutOfMemoryError,
+  UnavailableError,
+} from './errors.js';
+export { Event } from './event.js';
+export { Graph } from './graph.js';
+export { add } from './kernels/add.js';
+export { addRmsNorm } from './kernels/add-rms-norm.js';
+export { attentionDecode, attentionDecodeWorkspace, type DecodeSizes } from './kernels/attention-decode.js';
+export { attentionPrefill } from './kernels/attention-prefill.js';
+export { columnMean } from './kernels/column-mean.js';
+export { convert } from './kernels/convert.js';
+export { copyRows } from './kernels/copy-rows.js';
+export { embed } from './kernels/embed.js';
+export { fillNormal } from './kernels/fill-normal.js';
+export { type HashSizes, projectionLength, SEGMENT_KEYS } from './kernels/hash-sizes.js';
+export type { Heads } from './kernels/heads.js';
+export { linear } from './kernels/linear.js';
+export { linearGated } from './kernels/linear-gated.js';
+export { mergeAttention } from './kernels/merge-attention.js';
+export { rmsNorm } from './kernels/rms-norm.js';
+export { rope } from './kernels/rope.js';
+export { ropeSplit } from './kernels/rope-split.js';
+export { ropeTable } from './kernels/rope-table.js';
+export { simhash } from './kernels/simhash.js';
+export { simhashProjections } from './kernels/simhash-projections.js';
+export { swiglu } from './kernels/swiglu.js';
+export { type TableSizes, tableBuild, tableBuildWorkspace } from './kernels/table-build.js';
+export { type KvView, kvView, PAGE_TOKENS } from './kv-view.js';
+export { PinnedArray } from './pinned-array.js';
+export { Stream } from './stream.js';

@@ -1,0 +1,119 @@
+import type { Device } from './device.js';
+import type { DeviceArray } from './device-array.js';
+import type { DType } from './dtype.js';
+import { DisposedError, InvalidArgumentError } from './errors.js';
+import type { Event } from './event.js';
+import { Graph } from './graph.js';
+import { type Address, type Native, type Status, SUCCESS } from './native.js';
+import type { PinnedArray } from './pinned-array.js';
+
+/** A queue of work on a device: copies and kernels run in the order in which they were queued. */
+export class Stream implements Disposable {
+  readonly device: Device;
+  readonly #handle: Address;
+  #free: (() => void) | undefined;
+  #capturing = false;
+  #cublasLtWorkspace: DeviceArray<'u8'> | undefined;
+
+  /** @internal Use {@link Device.stream}. */
+  constructor(device: Device, handle: Address, free: () => void) {
+    this.device = device;
+    this.#handle = handle;
+    this.#free = free;
+  }
+
+  /** Queues a copy of all of `from` to the beginning of `to`; between pinned host memory and the device, or within the device. */
+  copy<T extends DType>(to: DeviceArray<T> | PinnedArray<T>, from: DeviceArray<T> | PinnedArray<T>): void {
+    if (to.dtype !== from.dtype) {
+      throw new InvalidArgumentError(`A copy does not convert: to is ${to.dtype}, from ${from.dtype}.`);
+    }
+    if (from.length > to.length) {
+      throw new InvalidArgumentError(`to holds ${to.length} elements, from ${from.length}.`);
+    }
+    if (to.device !== this.device || from.device !== this.device) {
+      throw new InvalidArgumentError('Both arrays of a copy must belong to the Device of the stream.');
+    }
+    const [target, source] = [to.address, from.address];
+    const bytes = 'bytes' in from ? from.bytes : from.host.byteLength;
+    if (bytes > 0) this.run('copying', (native, stream) => native.copy(stream, target, source, bytes));
+  }
+
+  /** Queues setting every byte of `array`; 0 by default. */
+  fill(array: DeviceArray, byte = 0): void {
+    const { address, bytes } = array;
+    if (bytes > 0) this.run('filling', (native, stream) => native.fillBytes(stream, address, byte, bytes));
+  }
+
+  /** Puts `event` after what is queued now. */
+  record(event: Event): void {
+    this.run('recording an event', (native, stream) => native.recordEvent(event.handle, stream));
+  }
+
+  /** What is queued from now on waits for `event` (as it was last recorded); the host does not. */
+  wait(event: Event): void {
+    this.run('waiting for an event', (native, stream) => native.waitEvent(stream, event.handle));
+  }
+
+  /** Blocks the thread until everything queued has run. */
+  synchronize(): void {
+    this.run('synchronising a stream', (native, stream) => native.synchronizeStream(stream));
+  }
+
+  /**
+   * Records what `body` queues on this stream instead of running it. `body` must not wait for the device or allocate.
+   *
+   * @throws whatever body throws; the stream is usable afterwards
+   */
+  capture(body: () => void): Graph {
+    if (this.#capturing) throw new InvalidArgumentError('This Stream is already capturing.');
+    // Allocated now if it is going to be: nothing may be allocated while capturing.
+    if (this.device.cublasLtWorkspaceBytes > 0) this.cublasLtWorkspace();
+    this.run('beginning a capture', (native, stream) => native.beginCapture(stream));
+    this.#capturing = true;
+    const end = () => {
+      this.#capturing = false;
+      return this.device.native.endCapture(this.#handle);
+    };
+    try {
+      body();
+    } catch (error) {
+      const { status, value } = end();
+      if (status === SUCCESS) this.device.release(this.device.native.destroyGraph(value));
+      throw error;
+    }
+    const handle = this.device.value('capturing a graph', end());
+    const { native } = this.device;
+    const graph = new Graph(this.device, handle, () => {
+      this.device.disown(graph);
+      this.device.release(native.destroyGraph(handle));
+    });
+    this.device.adopt(graph);
+    return graph;
+  }
+
+  /** Queues all of a captured stretch of work. */
+  launch(graph: Graph): void {
+    if (graph.device !== this.device) throw new InvalidArgumentError('The graph was captured on another Device.');
+    this.run('launching a graph', (native, stream) => native.launchGraph(graph.handle, stream));
+  }
+
+  /** Waits for what is queued and frees the stream. */
+  [Symbol.dispose](): void {
+    const free = this.#free;
+    this.#free = undefined;
+    this.#cublasLtWorkspace?.[Symbol.dispose]();
+    free?.();
+  }
+
+  /** @internal Queues something and throws when that failed. */
+  run(what: string, queue: (native: Native, stream: Address) => Status): void {
+    if (this.#free === undefined) throw new DisposedError('This Stream was disposed of.');
+    this.device.check(what, queue(this.device.native, this.#handle));
+  }
+
+  /** @internal Scratch memory of this stream for cuBLASLt. */
+  cublasLtWorkspace(): Address {
+    this.#cublasLtWorkspace ??= this.device.array('u8', this.device.cublasLtWorkspaceBytes);
+    return this.#cublasLtWorkspace.address;
+  }
+}
