@@ -49,7 +49,7 @@ export async function downloadFile(request: DownloadRequest): Promise<void> {
   for (let restarted = false; ; ) {
     const before = await sizeOf(part);
     try {
-      if (request.size === undefined || before !== request.size) await transfer(request, part, before);
+      if (before === 0 || before !== request.size) await transfer(request, part, before);
     } catch (error) {
       request.signal?.throwIfAborted();
       if (error instanceof DownloadRefused) throw error;

@@ -71,9 +71,8 @@ export async function hubModel(model: HubModel, cacheDir: string, options: OpenC
     const partial = `${directory}.${commit.slice(0, 12)}.partial`;
     for (const name of await readdir(dirname(directory))) {
       const other = join(dirname(directory), name);
-      if (other.startsWith(`${directory}.`) && other.endsWith('.partial') && other !== partial) {
-        await rm(other, { recursive: true, force: true });
-      }
+      const isPartial = other.startsWith(directory) && /^\.[^.]+\.partial$/.test(other.slice(directory.length));
+      if (isPartial && other !== partial) await rm(other, { recursive: true, force: true });
     }
     const total = wanted.reduce((sum, file) => sum + (file.size ?? 0), 0);
     let before = 0;

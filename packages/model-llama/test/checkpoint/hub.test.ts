@@ -19,6 +19,7 @@ const FILES: Record<string, Buffer> = {
   '.gitattributes': Buffer.from('* text'),
   'README.md': Buffer.from('# a model'),
   'config.json': Buffer.from('{}'),
+  'chat_template.jinja': Buffer.from(''),
   'tokenizer.json': Buffer.from('{"model":{}}'),
   'model.safetensors': WEIGHTS,
 };
@@ -62,7 +63,12 @@ describe('downloading from the hub', () => {
     await start();
     const seen: LoadProgress[] = [];
     const directory = await locate(ID, { onProgress: (progress) => seen.push({ ...progress }) });
-    expect((await readdir(directory)).sort()).toEqual(['config.json', 'model.safetensors', 'tokenizer.json']);
+    expect((await readdir(directory)).sort()).toEqual([
+      'chat_template.jinja',
+      'config.json',
+      'model.safetensors',
+      'tokenizer.json',
+    ]);
     expect(readFileSync(join(directory, 'model.safetensors')).equals(WEIGHTS)).toBe(true);
     const total = WEIGHTS.length + FILES['config.json']!.length + FILES['tokenizer.json']!.length;
     expect(seen.at(-1)).toEqual({ stage: 'download', item: ID, done: total, total });
