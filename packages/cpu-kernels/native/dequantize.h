@@ -123,11 +123,15 @@ inline void DecodeQ6_K(const uint8_t* block, float* out) {
     const uint8_t* high = block + 128 + half * 32;
     for (int c = 0; c < 4; ++c) {
       const uint8_t* scales = block + 192 + half * 8 + c * 2;
+      int8_t q[32];
       for (int j = 0; j < 32; ++j) {
         const int nibble = low[c % 2 * 32 + j] >> (c / 2 * 4) & 15;
-        const int q = (nibble | (high[j] >> (2 * c) & 3) << 4) - 32;
-        const float scale = d * static_cast<float>(static_cast<int8_t>(scales[j / 16]));
-        out[half * 128 + c * 32 + j] = scale * static_cast<float>(q);
+        q[j] = static_cast<int8_t>((nibble | (high[j] >> (2 * c) & 3) << 4) - 32);
+      }
+      for (int part = 0; part < 2; ++part) {
+        const float scale = d * static_cast<float>(static_cast<int8_t>(scales[part]));
+        float* to = out + half * 128 + c * 32 + part * 16;
+        for (int j = 0; j < 16; ++j) to[j] = scale * static_cast<float>(q[part * 16 + j]);
       }
     }
   }

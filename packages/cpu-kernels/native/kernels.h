@@ -50,6 +50,8 @@ struct Kernels {
   void (*pack_panel_bf16)(const float* rows, size_t cols, void* panel);
   // Values first .. first + count of a row of a checkpoint, as float32; multiples of the type's block.
   void (*dequantize)(SourceType type, const uint8_t* row, size_t first, size_t count, float* out);
+  // Values first .. first + count of the stream of a seed (random_normal.h); multiples of 4.
+  void (*random_normal)(uint64_t seed, uint64_t first, size_t count, float std, float mean, float* out);
   // out[i] = silu(sums[i]) * sums[kPanel / 2 + i] for i < count <= kPanel / 2.
   void (*swiglu)(const float* sums, size_t count, float* out);
   // Rotates `heads` heads of one row in place; `table` (head_dim): cosines, then sines.

@@ -76,6 +76,7 @@ struct Q8 {
     __m256i even, odd;
   };
 
+  static constexpr auto RoundToInt8 = cpu::RoundToInt8;
   static Input MakeInput(const int8_t* q) { return {{q[0], q[2]}, {q[1], q[3]}}; }
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }

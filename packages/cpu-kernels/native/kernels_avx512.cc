@@ -18,6 +18,7 @@ struct Q16 {
     __m512i even, odd;
   };
 
+  static constexpr auto RoundToInt8 = RoundToInt8Avx512;
   static Input MakeInput(const int8_t* q) { return {{q[0], q[2]}, {q[1], q[3]}}; }
   static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }

@@ -70,7 +70,12 @@ struct QVnni {
   using Ints = __m512i;
   using Bytes = __m512i;
 
-  static Input MakeInput(const int8_t* q) { return {{q[0], q[1], q[2], q[3]}}; }
+  static constexpr auto RoundToInt8 = RoundToInt8Avx512;
+  static Input MakeInput(const int8_t* q) {
+    Input input;
+    memcpy(input.q, q, sizeof input.q);
+    return input;
+  }
   static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
   static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }

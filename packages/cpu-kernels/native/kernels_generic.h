@@ -15,6 +15,7 @@
 
 #include "dequantize.h"
 #include "kernels.h"
+#include "random_normal.h"
 
 namespace magicpig::cpu {
 namespace {
@@ -72,15 +73,25 @@ void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float
   }
 }
 
-// Blocks of 32 activations as 8-bit integers. Rounding is to nearest even and the same everywhere.
+// q = values * inverse, rounded to nearest even, for a block of 32; returns their sum. No product is larger than 127.
+inline int32_t RoundToInt8(const float* values, float inverse, int8_t* q) {
+  // Adding this to a number of at most 2^22 rounds it to an integer, which is then in the low bits.
+  constexpr float kRound = 0x1.8p23f;
+  int32_t total = 0;
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    q[i] = static_cast<int8_t>(BitsOf(values[i] * inverse + kRound) - BitsOf(kRound));
+    total += q[i];
+  }
+  return total;
+}
+
+// Blocks of 32 activations as 8-bit integers.
 template <typename Q>
 void PackInt8(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
               void* tile) {
   using V = typename Q::V;
   // Smaller blocks count as zero: 127 / largest must not overflow.
   constexpr float kSmallest = 1e-30f;
-  // Adding this to a number of at most 2^22 rounds it to an integer, which is then in the low bits.
-  constexpr float kRound = 0x1.8p23f;
   const PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
   std::byte* out = static_cast<std::byte*>(tile);
   for (size_t k = 0; k < cols; k += kQuantBlock) {
@@ -96,11 +107,7 @@ void PackInt8(const float* x, size_t stride, int rows, size_t cols, const float*
       const bool empty = !(most > kSmallest);
       const float inverse = empty ? 0 : 127.0f / most;
       int8_t q[kQuantBlock];
-      int32_t total = 0;
-      for (size_t i = 0; i < kQuantBlock; ++i) {
-        q[i] = static_cast<int8_t>(BitsOf(values[i] * inverse + kRound) - BitsOf(kRound));
-        total += q[i];
-      }
+      const int32_t total = Q::RoundToInt8(values, inverse, q);
       for (int group = 0; group < 8; ++group) inputs[group * rows + r] = Q::MakeInput(q + 4 * group);
       const float scale = empty ? 0 : most / 127.0f;
       scales[r] = {scale, scale * static_cast<float>(total), -total};
@@ -180,7 +187,7 @@ void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* 
 }
 
 // Quantised weights. Q holds what integers take:
-//   Q::V; Q::Input (four activations), Q::MakeInput(q); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
+//   Q::V; Q::RoundToInt8 as above; Q::Input (four activations), Q::MakeInput(q); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
 //   Q::ToFloat(i); Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles);
 //   Q::Dot(i, bytes, input) = i + the dot product of four bytes and four inputs, exactly.
 template <typename Q, int kRows, PanelFormat kFormat>
@@ -415,6 +422,7 @@ constexpr Kernels MakeKernels() {
       PackPanelF32,
       PackPanelBf16,
       DequantizeRow,
+      RandomNormal,
       Swiglu<V>,
       Rotate,
       Read<V>,

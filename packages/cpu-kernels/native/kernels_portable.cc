@@ -87,7 +87,12 @@ struct Q4 {
     int8_t q[4];
   };
 
-  static Input MakeInput(const int8_t* q) { return {{q[0], q[1], q[2], q[3]}}; }
+  static constexpr auto RoundToInt8 = cpu::RoundToInt8;
+  static Input MakeInput(const int8_t* q) {
+    Input input;
+    memcpy(input.q, q, sizeof input.q);
+    return input;
+  }
   static Ints Splat(int32_t x) {
     const Ints lanes = {x, x, x, x};
     return lanes;

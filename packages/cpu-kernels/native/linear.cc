@@ -34,6 +34,15 @@ struct RowTiles {
   int rows(size_t tile) const { return static_cast<int>(least + (tile < longer ? 1 : 0)); }
 };
 
+// Fetches the lines of the output that a tile and a panel will write, while they are being multiplied.
+void PrefetchOutput(const Weight& weight, const LinearArgs& args, size_t first_row, int rows, size_t panel) {
+  const float* out = args.out + first_row * weight.outputs() + panel * weight.outputs_per_panel();
+  for (int r = 0; r < rows; ++r, out += weight.outputs()) {
+    __builtin_prefetch(out, 1);
+    __builtin_prefetch(out + kHalfPanel, 1);
+  }
+}
+
 // Writes the finished sums (rows, kPanel) of a tile and a panel to the output.
 void Finish(const Kernels& kernels, const Weight& weight, const LinearArgs& args, const float* sums, size_t first_row,
             int rows, size_t panel) {
@@ -139,6 +148,7 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
           const int rows = row_tiles.rows(tile);
           float* tile_out = sums;
           if (column_blocks > 1) tile_out += ((panel - first_panel) * tiles_per_task + tile - first_tile) * tile_sums;
+          if (last) PrefetchOutput(weight, args, row_tiles.first(tile), rows, panel);
           multiply(packed_tile(tile) + rows * row_bytes(k), rows, w, columns, tile_out, k > 0);
           if (last) Finish(kernels, weight, args, tile_out, row_tiles.first(tile), rows, panel);
         }

@@ -1,7 +1,5 @@
 #include "quantize.h"
 
-#include <math.h>
-
 #include <algorithm>
 
 #include "dequantize.h"
@@ -20,8 +18,32 @@ void LoadNibbles(const uint8_t* bytes, uint8_t* values) {
 // One half of `scale` that values can be divided by: zero stays zero.
 float Inverse(float scale) { return scale != 0 ? 1.0f / scale : 0; }
 
-uint8_t Clamp(float value, int most) {
-  return static_cast<uint8_t>(std::clamp(static_cast<int>(lrintf(value)), 0, most));
+// values[i] = (weights[i] - base) inverse + offset, rounded to nearest even, between 0 and `most`.
+void Round(const float* weights, float base, float inverse, float offset, float most, uint8_t* values) {
+  constexpr float kRound = 0x1.8p23f;  // adding it leaves a small number, rounded, in the low bits
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    const float value = (weights[i] - base) * inverse + offset;
+    const float positive = value > 0 ? value : 0;
+    const float clamped = positive < most ? positive : most;
+    values[i] = static_cast<uint8_t>(BitsOf(clamped + kRound));
+  }
+}
+
+struct Range {
+  float least, most;
+};
+
+Range RangeOf(const float* weights) {
+  constexpr size_t kLanes = 8;  // separate ranges, which the compiler puts into vectors
+  float least[kLanes], most[kLanes];
+  for (size_t lane = 0; lane < kLanes; ++lane) least[lane] = most[lane] = weights[lane];
+  for (size_t i = kLanes; i < kQuantBlock; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      least[lane] = weights[i + lane] < least[lane] ? weights[i + lane] : least[lane];
+      most[lane] = weights[i + lane] > most[lane] ? weights[i + lane] : most[lane];
+    }
+  }
+  return {*std::min_element(least, least + kLanes), *std::max_element(most, most + kLanes)};
 }
 
 }  // namespace
@@ -94,24 +116,18 @@ void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat 
   }
 }
 
-void QuantiseBlock(const float* values, PanelFormat format, QuantBlock* block) {
+void QuantiseBlock(const float* weights, PanelFormat format, QuantBlock* block) {
+  const Range range = RangeOf(weights);
   block->min = 0;
   if (format == PanelFormat::kQ4Min) {
-    const auto [least, most] = std::minmax_element(values, values + kQuantBlock);
-    block->scale = FloatToF16((*most - *least) / 15);
-    block->min = FloatToF16(*least);
-    const float inverse = Inverse(F16ToFloat(block->scale)), min = F16ToFloat(block->min);
-    for (size_t i = 0; i < kQuantBlock; ++i) block->values[i] = Clamp((values[i] - min) * inverse, 15);
+    block->scale = FloatToF16((range.most - range.least) / 15);
+    block->min = FloatToF16(range.least);
+    Round(weights, F16ToFloat(block->min), Inverse(F16ToFloat(block->scale)), 0, 15, block->values);
     return;
   }
-  float most = 0;
-  for (size_t i = 0; i < kQuantBlock; ++i) most = std::max(most, fabsf(values[i]));
-  const int offset = format == PanelFormat::kQ8 ? 128 : 8;
-  block->scale = FloatToF16(most / static_cast<float>(offset - 1));
-  const float inverse = Inverse(F16ToFloat(block->scale));
-  for (size_t i = 0; i < kQuantBlock; ++i) {
-    block->values[i] = Clamp(values[i] * inverse + static_cast<float>(offset), 2 * offset - 1);
-  }
+  const float offset = format == PanelFormat::kQ8 ? 128 : 8;
+  block->scale = FloatToF16(std::max(-range.least, range.most) / (offset - 1));
+  Round(weights, 0, Inverse(F16ToFloat(block->scale)), offset, 2 * offset - 1, block->values);
 }
 
 void PackBlocks(const QuantBlock* blocks, size_t stride, PanelFormat format, std::byte* packed) {

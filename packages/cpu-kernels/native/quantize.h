@@ -30,7 +30,7 @@ bool RepacksInto(SourceType type, PanelFormat format);
 void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat format, QuantBlock* block);
 
 // Rounds 32 weights into a block.
-void QuantiseBlock(const float* values, PanelFormat format, QuantBlock* block);
+void QuantiseBlock(const float* weights, PanelFormat format, QuantBlock* block);
 
 // The 32 weights of one output of a packed block of kHalfPanel outputs.
 void DecodeBlock(const std::byte* packed, PanelFormat format, size_t lane, float* values);

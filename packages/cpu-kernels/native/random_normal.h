@@ -14,24 +14,29 @@
 namespace magicpig::cpu {
 namespace {
 
-inline void Philox4x32(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]) {
-  uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
-  uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = 0xD2511F53ull * c0;
-    const uint64_t p1 = 0xCD9E8D57ull * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// Counters handled together, so that the compiler can put them into vectors.
+constexpr size_t kRandomBatch = 16;
+
+// Ten rounds for kRandomBatch counters under one key; words[w][i] is word w of counter i, before and after.
+inline void Philox4x32(uint64_t key, uint32_t (&words)[4][kRandomBatch]) {
+  for (size_t i = 0; i < kRandomBatch; ++i) {
+    uint32_t c0 = words[0][i], c1 = words[1][i], c2 = words[2][i], c3 = words[3][i];
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
+      const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+      c1 = static_cast<uint32_t>(p1);
+      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+      c3 = static_cast<uint32_t>(p0);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    words[0][i] = c0;
+    words[1][i] = c1;
+    words[2][i] = c2;
+    words[3][i] = c3;
   }
-  out[0] = c0;
-  out[1] = c1;
-  out[2] = c2;
-  out[3] = c3;
 }
 
 // Natural logarithm of x in [2^-24, 1]; absolute error under 1e-6. Coefficients of the minimax polynomial for log(1 + f)
@@ -86,13 +91,24 @@ inline void BoxMuller(uint32_t a, uint32_t b, float* first, float* second) {
 
 // Values first .. first + count of the stream, times std, plus mean. first and count are multiples of 4.
 inline void RandomNormal(uint64_t seed, uint64_t first, size_t count, float std, float mean, float* out) {
-  for (size_t i = 0; i < count; i += 4) {
-    uint32_t words[4];
-    Philox4x32(seed, (first + i) / 4, 0, words);
-    float normal[4];
-    BoxMuller(words[0], words[1], &normal[0], &normal[1]);
-    BoxMuller(words[2], words[3], &normal[2], &normal[3]);
-    for (int j = 0; j < 4; ++j) out[i + j] = normal[j] * std + mean;
+  for (size_t done = 0; done < count; done += 4 * kRandomBatch) {
+    uint32_t words[4][kRandomBatch];
+    for (size_t i = 0; i < kRandomBatch; ++i) {
+      const uint64_t counter = (first + done) / 4 + i;
+      words[0][i] = static_cast<uint32_t>(counter);
+      words[1][i] = static_cast<uint32_t>(counter >> 32);
+      words[2][i] = words[3][i] = 0;
+    }
+    Philox4x32(seed, words);
+    float normal[4][kRandomBatch];
+    for (size_t i = 0; i < kRandomBatch; ++i) BoxMuller(words[0][i], words[1][i], &normal[0][i], &normal[1][i]);
+    for (size_t i = 0; i < kRandomBatch; ++i) BoxMuller(words[2][i], words[3][i], &normal[2][i], &normal[3][i]);
+    float values[kRandomBatch][4];
+    for (size_t i = 0; i < kRandomBatch; ++i) {
+      for (size_t j = 0; j < 4; ++j) values[i][j] = normal[j][i] * std + mean;
+    }
+    const size_t left = count - done < 4 * kRandomBatch ? count - done : 4 * kRandomBatch;
+    memcpy(out + done, values, left * sizeof(float));
   }
 }
 

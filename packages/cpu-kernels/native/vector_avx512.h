@@ -52,6 +52,16 @@ struct V16 {
   static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 };
 
+// As RoundToInt8.
+inline int32_t RoundToInt8Avx512(const float* values, float inverse, int8_t* q) {
+  const __m512 scale = _mm512_set1_ps(inverse);
+  const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values), scale));
+  const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + 16), scale));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(high));
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+}
+
 }  // namespace
 }  // namespace magicpig::cpu
 

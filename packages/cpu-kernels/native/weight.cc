@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "float16.h"
 #include "quantize.h"
-#include "random_normal.h"
 
 namespace magicpig::cpu {
 namespace {
@@ -28,7 +28,7 @@ size_t RowAt(const Weight& weight, size_t panel, size_t lane) {
 void DecodeRow(const Kernels& kernels, const Source& source, size_t row, size_t cols, size_t first, size_t count,
                float* out) {
   if (source.random) {
-    RandomNormal(source.seed, row * cols + first, count, source.std, source.mean, out);
+    kernels.random_normal(source.seed, row * cols + first, count, source.std, source.mean, out);
     return;
   }
   const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];

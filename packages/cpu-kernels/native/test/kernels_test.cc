@@ -206,9 +206,15 @@ void TestPhilox() {
       {0x299f31d0a4093822, 0x85a308d3243f6a88, 0x0370734413198a2e, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
   };
   for (const auto& known : cases) {
-    uint32_t out[4];
-    Philox4x32(known.key, known.low, known.high, out);
-    for (int i = 0; i < 4; ++i) Check(out[i] == known.out[i], "philox");
+    uint32_t words[4][kRandomBatch];
+    for (size_t i = 0; i < kRandomBatch; ++i) {
+      words[0][i] = static_cast<uint32_t>(known.low);
+      words[1][i] = static_cast<uint32_t>(known.low >> 32);
+      words[2][i] = static_cast<uint32_t>(known.high);
+      words[3][i] = static_cast<uint32_t>(known.high >> 32);
+    }
+    Philox4x32(known.key, words);
+    for (int w = 0; w < 4; ++w) Check(words[w][0] == known.out[w] && words[w][kRandomBatch - 1] == known.out[w], "philox");
   }
 }
 
