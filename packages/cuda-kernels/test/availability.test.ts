@@ -1,0 +1,29 @@
+import { describe, expect, it } from 'vitest';
+import { availability, Device, isAvailable, listDevices, UnavailableError } from '../src/index.js';
+import { loadAddon } from '../src/native.js';
+
+describe('availability', () => {
+  it('says whether there is a device, and if not, why', () => {
+    const found = availability();
+    expect(isAvailable()).toBe(found.available);
+    if (found.available) {
+      expect(listDevices()).toHaveLength(found.devices);
+    } else {
+      expect(found.reason).toMatch(/device|nvcc|CUDA/);
+      expect(found.reason.endsWith('.')).toBe(true);
+      expect(listDevices()).toEqual([]);
+      expect(() => new Device()).toThrow(UnavailableError);
+      expect(() => new Device()).toThrow(found.reason);
+    }
+  });
+
+  it('refuses a device that is not there', () => {
+    expect(() => new Device({ index: 1000 })).toThrow(UnavailableError);
+    expect(() => new Device({ index: 1.5 })).toThrow(/index must be an integer/);
+  });
+
+  it('an addon that cannot be found is a reason, with what to do, not an exception', () => {
+    const loaded = loadAddon('no_such_addon' as never);
+    expect(loaded).toMatchObject({ reason: expect.stringContaining('npm run build') });
+  });
+});

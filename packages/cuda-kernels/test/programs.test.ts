@@ -1,0 +1,56 @@
+// The programs that need no Node, as far as this machine can run them.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { isAvailable } from '../src/index.js';
+
+const program = (name: string) => fileURLToPath(new URL(`../build/Release/${name}`, import.meta.url));
+const compiled = existsSync(program('kernels-test'));
+
+describe('kernels-test', () => {
+  it('passes on the emulator, threads in three orders', () => {
+    const output = execFileSync(program('kernels-emulated-test'), ['--quick'], { encoding: 'utf8' });
+    expect(output.match(/^0 of \d+ checks failed/gm)).toHaveLength(3);
+  });
+
+  it.skipIf(!compiled)('was compiled for CUDA; checks the layouts, and the kernels where there is a device', () => {
+    const { status, stdout } = spawnSync(program('kernels-test'), { encoding: 'utf8' });
+    expect(stdout).toMatch(/^layout +ok$/m);
+    expect(status).toBe(isAvailable() ? 0 : 77);
+  });
+});
+
+describe('kernels-bench', () => {
+  it('runs on the emulator and writes its results', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'kernels-bench-'));
+    try {
+      const file = join(folder, 'results.json');
+      execFileSync(program('kernels-emulated-bench'), ['--small', '--json', file]);
+      const { device, ceilings, results } = JSON.parse(readFileSync(file, 'utf8'));
+      expect(device).toBe('CPU emulation');
+      expect(ceilings.copyGBs).toBeGreaterThan(0);
+      const kernels = new Set(results.map((result: { kernel: string }) => result.kernel));
+      for (const name of [
+        'rms_norm',
+        'linear',
+        'gemm',
+        'attention_prefill',
+        'attention_decode',
+        'simhash',
+        'table_build',
+      ]) {
+        expect(kernels).toContain(name);
+      }
+      for (const result of results) expect(result.milliseconds).toBeGreaterThan(0);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it.skipIf(!compiled || isAvailable())('was compiled for CUDA, and says that there is no device', () => {
+    expect(spawnSync(program('kernels-bench')).status).toBe(77);
+  });
+});
