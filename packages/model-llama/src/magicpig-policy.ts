@@ -22,10 +22,10 @@ export interface MagicPigPolicyOptions {
 /** A centre from fewer keys is noise; sampling waits for so many. */
 const LEAST_KEYS = 16;
 
-/** How `@magicpig/lsh` keeps keys: sorted in segments of so many, the last few of them in smaller ones and a list of codes. */
+/** How `@magicpig/lsh` keeps keys: in sorted segments of at most so many, the last keys in smaller ones and a list of codes. */
 const SEGMENT_KEYS = 65535;
 const SMALL_SEGMENTS = 4;
-const LISTED_KEYS = 8192;
+const LISTED_KEYS = { least: 1024, most: 8192 };
 
 /**
  * Attention by LSH sampling (arXiv 2410.16179, Algorithm 1): decoded tokens attend exactly to the first `sink` and the last
@@ -66,7 +66,8 @@ export class MagicPigPolicy implements AttentionPolicy {
 function tableBytes(bits: number, tables: number, keys: number, dim: number): number {
   const segments = Math.ceil(keys / SEGMENT_KEYS) + SMALL_SEGMENTS;
   const starts = segments * tables * (2 ** bits + 1) * 2;
-  const ids = (keys + Math.min(keys, LISTED_KEYS)) * tables * 2;
+  const listed = Math.min(Math.max(2 ** bits / 4, LISTED_KEYS.least), LISTED_KEYS.most);
+  const ids = (keys + Math.min(keys, listed)) * tables * 2;
   const norms = keys * 4 * 2; // grown ahead of need
   return starts + ids + norms + dim * 4 + 1024;
 }

@@ -40,6 +40,9 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   checkInteger('contextTokens', contextTokens, 2, 2 ** 31 - 1);
   if (threads !== undefined) checkInteger('threads', threads, 1, 1024);
   if (options.cacheBytes !== undefined) checkInteger('cacheBytes', options.cacheBytes, 1, Number.MAX_SAFE_INTEGER);
+  if (options.backend !== undefined && options.backend !== 'cpu') {
+    throw new InvalidRequestError(`backend must be 'cpu', not ${JSON.stringify(options.backend)}`, 'backend');
+  }
   if (format !== 'bf16' && format !== 'f32') {
     throw new InvalidRequestError(`weights must be 'bf16' or 'f32', not ${JSON.stringify(format)}`, 'weights');
   }

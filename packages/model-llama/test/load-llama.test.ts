@@ -62,6 +62,7 @@ describe('loading', () => {
     [ModelNotFoundError, 'random:nothing', {}],
     [InvalidRequestError, 'random:tiny', { threads: 0 }],
     [InvalidRequestError, 'random:tiny', { weights: 'int3' as 'f32' }],
+    [InvalidRequestError, 'random:tiny', { backend: 'tpu' as 'cpu' }],
     [InvalidRequestError, 'random:tiny', { maxSequences: 0 }],
     [InvalidRequestError, 'random:tiny', { contextTokens: 1 }],
     [InvalidRequestError, 'random:tiny', { attention: { policy: 'magicpig', denseLayers: [3] } as AttentionOptions }],

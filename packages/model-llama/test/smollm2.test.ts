@@ -63,9 +63,9 @@ function compare(host: ModelHost): { errors: number[]; agreement: number } {
   return { errors, agreement: agreement / tokens.length };
 }
 
-async function load(path: string, weights: WeightFormat): Promise<ModelHost> {
+async function load(path: string, weights: WeightFormat, threads = 2): Promise<ModelHost> {
   using checkpoint = await openCheckpoint(path);
-  return await createModelHost(checkpoint, { weights, cacheBytes: 2 ** 30, attention: { policy: 'dense' } });
+  return await createModelHost(checkpoint, { weights, threads, cacheBytes: 2 ** 30, attention: { policy: 'dense' } });
 }
 
 describeRealModel('SmolLM2-135M-Instruct against Hugging Face', (path) => {
@@ -93,6 +93,23 @@ describeRealModel('SmolLM2-135M-Instruct against Hugging Face', (path) => {
     expect(Math.sqrt(errors.reduce((sum, error) => sum + error ** 2, 0) / errors.length)).toBeLessThan(2e-2);
     expect(Math.max(...errors)).toBeLessThan(0.1);
     expect(agreement).toBeGreaterThan(0.95);
+  });
+
+  it('gives a request the same tokens alone and beside others, dense and sampled, on one thread and two', async () => {
+    const tokens = Int32Array.from(fixture.tokens);
+    const requests = [
+      { prompt: tokens, attention: { policy: 'magicpig', minContext: 0 } as const },
+      { prompt: tokens.subarray(0, 300), attention: { policy: 'dense' } as const, temperature: 1, seed: 3 },
+      { prompt: tokens.subarray(100), attention: { policy: 'magicpig', minContext: 0, K: 8, L: 75 } as const },
+    ].map((request) => ({ ...request, maxTokens: 80, ignoreEos: true }));
+    using one = await load(path, 'bf16', 1);
+    using two = await load(path, 'bf16', 2);
+    const together = runAll(two.engine, requests);
+    for (const [i, request] of requests.entries()) {
+      expect(runAll(one.engine, [request])[0]!.tokens).toEqual(together[i]!.tokens);
+      expect(together[i]!.tokens.length).toBe(80);
+    }
+    expect(together[0]!.end!.attention.sampledSteps).toBe(79);
   });
 
   it('tokenizes a conversation as Hugging Face does', async () => {
