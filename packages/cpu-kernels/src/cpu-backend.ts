@@ -6,6 +6,7 @@ import { CpuWeight } from './cpu-weight.js';
 import { DisposedError, InvalidArgumentError, OutOfMemoryError } from './errors.js';
 import type { LinearOptions } from './linear-options.js';
 import { type NativeBackend, type NativeSource, native } from './native.js';
+import type { OperatorProfile } from './operator-profile.js';
 import { sourceLayout } from './source-layout.js';
 import type { Tensor } from './tensor.js';
 import type { Weight, WeightFormat, WeightSource } from './weight.js';
@@ -43,6 +44,8 @@ export class CpuBackend implements Disposable {
   readonly threads: number;
   /** The code path in use. */
   readonly isa: Isa;
+  /** Collects what the operators do while it is set; nothing is measured otherwise. */
+  profile: OperatorProfile | undefined;
   #handle: NativeBackend | undefined;
   #pool: object | undefined;
 
@@ -150,7 +153,12 @@ export class CpuBackend implements Disposable {
     const backend = this.#native();
     const weight = own('embed', table, false);
     indices('embed', 'tokens', tokens, weight.rows);
-    native.embed(backend, room('embed', 'out', out, tokens.length * weight.cols), weight.handle, tokens);
+    const host = room('embed', 'out', out, tokens.length * weight.cols);
+    const start = this.#start();
+    native.embed(backend, host, weight.handle, tokens);
+    // A row of a packed matrix: its share of the weights, although each cache line of it brings others along.
+    const bytes = tokens.length * (weight.bytes / weight.rows + 4 * weight.cols);
+    this.#record(start, 'embed', weight, tokens.length, bytes, 0);
   }
 
   /** out [rows, W.rows] (+)= norm(x) [rows, W.cols] W^T + bias. */
@@ -184,6 +192,7 @@ export class CpuBackend implements Disposable {
     if (norm && !(norm.epsilon >= 0 && norm.epsilon < Number.POSITIVE_INFINITY)) {
       throw new InvalidArgumentError(`${operator}: norm.epsilon must be a non-negative number, not ${norm.epsilon}`);
     }
+    const start = this.#start();
     const done = native.linear(
       backend,
       outHost,
@@ -196,6 +205,8 @@ export class CpuBackend implements Disposable {
       accumulate,
     );
     if (!done) throw new OutOfMemoryError(`scratch memory of ${operator} with ${rows} rows`, 4 * rows * weight.cols);
+    const bytes = weight.bytes + 4 * rows * (weight.cols + (accumulate ? 2 : 1) * outputs);
+    this.#record(start, operator, weight, rows, bytes, 2 * rows * weight.rows * weight.cols);
   }
 
   /**
@@ -211,7 +222,9 @@ export class CpuBackend implements Disposable {
     }
     if (!Number.isFinite(scale)) throw new InvalidArgumentError(`ropeTable: scale must be finite, not ${scale}`);
     const host = room('ropeTable', 'table', table, positions.length * 2 * inverseFrequencies.length);
+    const start = this.#start();
     native.ropeTable(backend, host, positions, inverseFrequencies, scale);
+    this.#record(start, 'ropeTable', undefined, positions.length, 8 * positions.length * inverseFrequencies.length, 0);
   }
 
   /**
@@ -229,7 +242,10 @@ export class CpuBackend implements Disposable {
     if (rows === 0) return;
     // The last row may end at its last rotated head.
     const xHost = room('rope', 'x', x, (rows - 1) * stride + heads * headDim);
-    native.rope(backend, xHost, room('rope', 'table', table, rows * headDim), rows, stride, heads, headDim);
+    const tableHost = room('rope', 'table', table, rows * headDim);
+    const start = this.#start();
+    native.rope(backend, xHost, tableHost, rows, stride, heads, headDim);
+    this.#record(start, 'rope', undefined, rows, 4 * rows * headDim * (2 * heads + 1), 3 * rows * heads * headDim);
   }
 
   /** out[i] = row indices[i] of x [*, width], for i < indices.length. */
@@ -241,7 +257,9 @@ export class CpuBackend implements Disposable {
     const outHost = room('copyRows', 'out', out, rows.length * width);
     if (outHost.buffer === xHost.buffer)
       throw new InvalidArgumentError('copyRows: out and x must be different tensors');
+    const start = this.#start();
     native.copyRows(backend, outHost, xHost, rows, width);
+    this.#record(start, 'copyRows', undefined, rows.length, 8 * rows.length * width, 0);
   }
 
   /** Nothing to do: tensors are host memory and operators are done when they return. */
@@ -255,6 +273,24 @@ export class CpuBackend implements Disposable {
     if (this.#handle) native.disposeBackend(this.#handle);
     this.#handle = undefined;
     this.#pool = undefined;
+  }
+
+  #start(): number {
+    return this.profile ? performance.now() : 0;
+  }
+
+  #record(
+    start: number,
+    operator: string,
+    weight: CpuWeight | undefined,
+    rows: number,
+    bytes: number,
+    operations: number,
+  ): void {
+    if (!this.profile) return;
+    const seconds = (performance.now() - start) / 1e3;
+    const detail = weight ? `[${weight.rows}, ${weight.cols}] ${weight.format}` : '';
+    this.profile.record({ operator, detail, rows, seconds, bytes, operations, format: weight?.format });
   }
 
   #native(): NativeBackend {

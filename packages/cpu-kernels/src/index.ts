@@ -12,5 +12,6 @@ export {
 } from './errors.js';
 export type { LinearOptions } from './linear-options.js';
 export { type MappedFile, mapFile } from './map-file.js';
+export { OperatorProfile, type ProfileCall, type ProfileEntry } from './operator-profile.js';
 export type { Tensor } from './tensor.js';
 export type { SourceType, Weight, WeightFormat, WeightSource } from './weight.js';
