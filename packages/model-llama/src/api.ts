@@ -58,7 +58,7 @@ export interface LoadOptions {
 }
 
 export interface GenerateOptions {
-  /** Tokens to generate at most; default what the context leaves. */
+  /** Tokens to generate at most; never more than the context leaves. Default what context and cache have room for. */
   maxTokens?: number;
   /** 0 is greedy. Default 0. */
   temperature?: number;

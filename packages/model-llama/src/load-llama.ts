@@ -46,6 +46,7 @@ export async function loadLlama(source: string, options: LoadOptions = {}): Prom
     };
     const fail = (error: unknown) => {
       settle();
+      void worker.terminate();
       reject(signal?.aborted ? signal.reason : error);
     };
     signal?.addEventListener('abort', onAbort, { once: true });
