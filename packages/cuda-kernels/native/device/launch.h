@@ -16,7 +16,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Queues kernel<<<grid, block, shared_bytes, stream>>>(arguments...). A grid without blocks is a success that does nothing.
-// Above 48 KiB of dynamic shared memory the kernel's limit is raised first, once per kernel and size.
+// Above 48 KiB of dynamic shared memory the kernel's limit is raised first.
 template <typename... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    std::type_identity_t<Parameters>... arguments) {

@@ -2,6 +2,7 @@
 #ifndef MAGICPIG_KERNELS_ATTENTION_PREFILL_H_
 #define MAGICPIG_KERNELS_ATTENTION_PREFILL_H_
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>

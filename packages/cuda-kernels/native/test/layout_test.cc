@@ -1,8 +1,10 @@
 // The index arithmetic of the kernels, over whole grids, on the CPU. No GPU and no emulator involved.
 #include "../device/layout.h"
 
+#include <cmath>
 #include <cstdio>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "../kernels/kv_view.h"
