@@ -22,6 +22,9 @@ export interface MagicPigPolicyOptions {
 /** A centre from fewer keys is noise; sampling waits for so many. */
 const LEAST_KEYS = 16;
 
+/** Tables in which a key must share the query's bucket (paper, section 4.3); a single table cannot have two. */
+const MIN_COLLISIONS = 2;
+
 /** How `@magicpig/lsh` keeps keys: in sorted segments of at most so many, the last keys in smaller ones and a list of codes. */
 const SEGMENT_KEYS = 65535;
 const SMALL_SEGMENTS = 4;
@@ -112,6 +115,7 @@ class MagicPigSequence implements SequenceAttention {
       heads: config.layers * config.kvHeads,
       dim: config.headDim,
       projection,
+      minCollisions: Math.min(MIN_COLLISIONS, settings.L),
       pool: options.pool,
     });
   }

@@ -78,6 +78,12 @@ describe('magicpig', () => {
     expect(relativeError(mean, dense!)).toBeLessThan(single / 2.5);
   });
 
+  it('works with a single table', async () => {
+    const [dense] = await decodeLogits({ policy: 'dense' }, 300, 1);
+    const [single] = await decodeLogits({ ...SAMPLED, K: 1, L: 1 }, 300, 1);
+    expect(relativeError(single!, dense!)).toBeLessThan(0.5);
+  });
+
   it('is exact in the layers that are to be dense', async () => {
     const dense = await decodeLogits({ policy: 'dense' }, 300, 5);
     expect(await decodeLogits({ ...SAMPLED, denseLayers: [0, 1, 2, 3] }, 300, 5)).toEqual(dense);
