@@ -30,7 +30,7 @@ export const MAGICPIG_DEFAULTS = {
   sampledPromptTokens: 0,
 } as const;
 
-/** Every `DENSE_LAYER_PERIOD`-th layer, from the first, keeps exact attention (paper, section 5). */
+/** Every `DENSE_LAYER_PERIOD`-th layer, from the first, keeps exact attention, as in the paper's experiments. */
 const DENSE_LAYER_PERIOD = 16;
 
 const LIMITS = {

@@ -22,7 +22,7 @@ export interface MagicPigPolicyOptions {
 /** A centre from fewer keys is noise; sampling waits for so many. */
 const LEAST_KEYS = 16;
 
-/** Tables in which a key must share the query's bucket (paper, section 4.3); a single table cannot have two. */
+/** Tables in which a key must share the query's bucket (paper, Algorithm 1); a single table cannot have two. */
 const MIN_COLLISIONS = 2;
 
 /** How `@magicpig/lsh` keeps keys: in sorted segments of at most so many, the last keys in smaller ones and a list of codes. */
