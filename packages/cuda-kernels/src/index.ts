@@ -24,7 +24,7 @@ export { convert } from './kernels/convert.js';
 export { copyRows } from './kernels/copy-rows.js';
 export { embed } from './kernels/embed.js';
 export { fillNormal } from './kernels/fill-normal.js';
-export { type HashSizes, projectionLength, SEGMENT_KEYS } from './kernels/hash-sizes.js';
+export { type HashSizes, type Projection, projectionLength, SEGMENT_KEYS } from './kernels/hash-sizes.js';
 export type { Heads } from './kernels/heads.js';
 export { linear } from './kernels/linear.js';
 export { linearGated } from './kernels/linear-gated.js';

@@ -88,6 +88,8 @@ export interface Native {
   mergeAttention(...args: number[]): Status;
   simhashProjections(...args: number[]): Status;
   simhash(...args: (number | boolean)[]): Status;
+  hadamardFlips(...args: number[]): Status;
+  hadamard(...args: (number | boolean)[]): Status;
   columnMean(...args: (number | boolean)[]): Status;
   tableBuild(...args: number[]): Status;
   tableBuildWorkspace(keys: number, bits: number, tables: number): number;

@@ -169,6 +169,12 @@ const KERNELS: Record<string, Kernel> = {
     sizes: { ...hash, rows, stride: 80 },
     wrong: { stride: 60, dim: 260, layout: 'columns' },
   },
+  'simhash by hadamard': {
+    run: simhash,
+    arrays: { codes: ['u16', 3 * 5], x: ['bf16', 3 * 64], projections: ['i8', 3 * 8] },
+    sizes: { ...hash, projection: 'hadamard', rows },
+    wrong: { projection: 'random' },
+  },
   columnMean: {
     run: columnMean,
     arrays: { mean: ['f32', 2 * 16], x: ['bf16', 2 * 40 + 20 + 16] },

@@ -17,6 +17,7 @@
 #include "../kernels/elementwise.h"
 #include "../kernels/fill.h"
 #include "../kernels/gemm.h"
+#include "../kernels/hadamard.h"
 #include "../kernels/linear.h"
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
@@ -248,6 +249,11 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     const HashShape queries{heads, dim, bits, tables, dim, tables, 1};
     b.add("simhash", "32 queries, (10, 150), d = 128", 0, 2.0 * heads * dim * bits * tables,
           [&](int) { return simhash_bf16(s, codes.get(), nullptr, nullptr, x->get(), nullptr, projections.get(), queries); });
+    DeviceBuffer<uint32_t> flips(hadamard_words(dim, bits, tables));
+    CHECK_CUDA(hadamard_flips(nullptr, flips.get(), dim, bits, tables, 1));
+    CHECK_CUDA(cudaDeviceSynchronize());
+    b.add("simhash (hadamard)", text("%d keys, (10, 150), d = 128", keys), static_cast<double>(keys) * (2.0 * dim + 2.0 * tables + 4), 0,
+          [&](int) { return hadamard_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), flips.get(), all); });
     b.add("column_mean", text("%d rows, 8 x 128", keys / kv_heads), 2.0 * keys * dim, 0,
           [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
   }

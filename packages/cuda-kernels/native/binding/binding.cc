@@ -11,6 +11,7 @@
 #include "../kernels/elementwise.h"
 #include "../kernels/fill.h"
 #include "../kernels/gemm.h"
+#include "../kernels/hadamard.h"
 #include "../kernels/linear.h"
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
@@ -81,6 +82,14 @@ cudaError_t hash(cudaStream_t stream, uint16_t* codes, float* inverse_norms, int
   const HashShape shape{rows, dim, bits, tables, x_stride, row_stride, table_stride};
   return x_bf16 ? simhash_bf16(stream, codes, inverse_norms, non_finite, static_cast<const bf16*>(x), centre, projections, shape)
                 : simhash(stream, codes, inverse_norms, non_finite, static_cast<const float*>(x), centre, projections, shape);
+}
+
+cudaError_t hash_hadamard(cudaStream_t stream, uint16_t* codes, float* inverse_norms, int32_t* non_finite, const void* x, bool x_bf16,
+                          const float* centre, const uint32_t* flips, int rows, int dim, int bits, int tables, int64_t x_stride,
+                          int64_t row_stride, int64_t table_stride) {
+  const HashShape shape{rows, dim, bits, tables, x_stride, row_stride, table_stride};
+  return x_bf16 ? hadamard_bf16(stream, codes, inverse_norms, non_finite, static_cast<const bf16*>(x), centre, flips, shape)
+                : hadamard(stream, codes, inverse_norms, non_finite, static_cast<const float*>(x), centre, flips, shape);
 }
 
 cudaError_t mean(cudaStream_t stream, float* out, const void* x, bool x_bf16, int rows, int heads, int dim, int64_t x_stride,
@@ -342,6 +351,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("mergeAttention", exported<merge_attention>);
   add("simhashProjections", exported<simhash_projections>);
   add("simhash", exported<hash>);
+  add("hadamardFlips", exported<hadamard_flips>);
+  add("hadamard", exported<hash_hadamard>);
   add("columnMean", exported<mean>);
   add("tableBuild", exported<table_build>);
   add("tableBuildWorkspace", build_workspace);

@@ -3,7 +3,7 @@
 
 namespace {
 
-Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+Napi::Object initialise(Napi::Env, Napi::Object exports) {
   exports.Set("kind", "idle");
   exports.Set("reason", MAGICPIG_IDLE_REASON);
   return exports;

@@ -14,6 +14,7 @@
 #include "../kernels/elementwise.h"
 #include "../kernels/fill.h"
 #include "../kernels/gemm.h"
+#include "../kernels/hadamard.h"
 #include "../kernels/linear.h"
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
@@ -553,6 +554,63 @@ void test_simhash(Context& c) {
   c.equal(d_mean, mean, "column_mean");
 }
 
+void test_hadamard(Context& c) {
+  struct Shape {
+    int rows, dim, bits, tables;
+    bool centred, tables_first;
+  };
+  for (const Shape& s : {Shape{1, 4, 1, 1, false, false}, {6, 64, 10, 20, true, false}, {9, 128, 10, 50, true, true}, {7, 80, 16, 9, false, true},
+                         {5, 256, 12, 33, true, false}, {3, 100, 11, 70, false, false}}) {
+    const std::string what = "hadamard " + shape_text({{"rows", s.rows}, {"dim", s.dim}, {"bits", s.bits}, {"tables", s.tables}});
+    const uint64_t seed = c.random.engine()();
+    DeviceBuffer<uint32_t> flips(hadamard_words(s.dim, s.bits, s.tables));
+    CHECK_CUDA(hadamard_flips(nullptr, flips.get(), s.dim, s.bits, s.tables, seed));
+    const int x_stride = s.dim + 4;
+    std::vector<bf16> x16 = c.random.normal_bf16(s.rows * x_stride, 0.7f);
+    if (s.rows > 4) {
+      std::fill_n(&x16[2 * x_stride], s.dim, bf16{0});
+      x16[3 * x_stride + s.dim - 1] = bf16{0xff80};
+    }
+    std::vector<float> x(x16.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = to_float(x16[i]);
+    const std::vector<float> centre = c.random.normal(s.dim, 0.7f, 0.1f);
+    const float* used = s.centred ? centre.data() : nullptr;
+    const int64_t row_stride = s.tables_first ? 1 : s.tables, table_stride = s.tables_first ? s.rows : 1;
+    std::vector<uint16_t> codes(static_cast<size_t>(s.rows) * s.tables), row_codes(s.tables);
+    std::vector<float> norms(s.rows);
+    int32_t bad = 0;
+    for (int row = 0; row < s.rows; ++row) {
+      if (!reference::hadamard_codes(row_codes.data(), &norms[row], &x[row * x_stride], used, s.dim, s.bits, s.tables, seed)) {
+        std::fill(row_codes.begin(), row_codes.end(), uint16_t{0});
+        norms[row] = 0;
+        ++bad;
+      }
+      for (int t = 0; t < s.tables; ++t) codes[row * row_stride + t * table_stride] = row_codes[t];
+    }
+    DeviceBuffer<float> dx(x), d_centre(centre), d_norms(s.rows);
+    DeviceBuffer<bf16> dx16(x16);
+    DeviceBuffer<uint16_t> d_codes(codes.size());
+    DeviceBuffer<int32_t> non_finite(1);
+    non_finite.upload({0});
+    const HashShape shape{s.rows, s.dim, s.bits, s.tables, x_stride, row_stride, table_stride};
+    const float* d_used = s.centred ? d_centre.get() : nullptr;
+    CHECK_CUDA(hadamard(nullptr, d_codes.get(), d_norms.get(), non_finite.get(), dx.get(), d_used, flips.get(), shape));
+    c.equal(d_codes, codes, what);
+    c.equal(non_finite, {bad}, what + " non-finite rows");
+    std::vector<float> got = d_norms.download();
+    for (int row = 0; row < s.rows; ++row) {
+      if (s.rows > 4 && row == 3) {
+        c.expect(std::isnan(got[row]), what + ": the norm of a vector that is not finite is NaN");
+      } else {
+        c.expect(got[row] == norms[row], what + " norm of row " + std::to_string(row));
+      }
+    }
+    d_codes.poison();
+    CHECK_CUDA(hadamard_bf16(nullptr, d_codes.get(), nullptr, nullptr, dx16.get(), d_used, flips.get(), shape));
+    c.equal(d_codes, codes, what + " from bf16");
+  }
+}
+
 void test_table_build(Context& c) {
   struct Shape {
     int keys, bits, tables;
@@ -644,7 +702,8 @@ constexpr Case kCases[] = {
     {"elementwise", test_elementwise}, {"linear", test_linear},
     {"gemm", test_gemm},           {"attention_prefill", test_attention_prefill},
     {"attention_decode", test_attention_decode}, {"merge_attention", test_merge},
-    {"simhash", test_simhash},     {"table_build", test_table_build},
+    {"simhash", test_simhash},     {"hadamard", test_hadamard},
+    {"table_build", test_table_build},
     {"fill", test_fill},           {"streams", test_streams},
 };
 

@@ -5,8 +5,8 @@ import { checkArray, checkInteger, checkMultiple, checkOptional } from '../valid
 import { checkHash, type HashSizes, projectionLength } from './hash-sizes.js';
 
 /**
- * SimHash codes of many vectors, the same as those of `@magicpig/lsh` bit for bit: rounding to integers, projection on the integer
- * tensor cores, sign and packing in one kernel, so that neither projections nor rounded vectors reach memory.
+ * SimHash codes of many vectors, the same as those of `@magicpig/lsh` bit for bit: rounding to integers, projection, sign and packing
+ * in one kernel, so that neither projections nor rounded vectors reach memory.
  *
  * @param args.codes [rows, tables] u16, or [tables, rows] with `layout: 'tables'`, which {@link tableBuild} takes
  * @param args.x [rows, stride] f32 or bf16: row r begins at element r * stride
@@ -31,7 +31,7 @@ export function simhash(
     layout?: 'rows' | 'tables';
   },
 ): void {
-  const { dim, bits, tables } = checkHash(args);
+  const { dim, bits, tables, projection } = checkHash(args);
   const rows = checkInteger('rows', args.rows, 0);
   const stride = checkMultiple('stride', args.stride ?? dim, 4, dim, Number.MAX_SAFE_INTEGER);
   const layout = args.layout ?? 'rows';
@@ -47,7 +47,7 @@ export function simhash(
   const nonFinite = checkOptional(stream, 'nonFinite', args.nonFinite, 'i32', 1);
   const isBf16 = args.x.dtype === 'bf16';
   stream.run('simhash', (native, queue) =>
-    native.simhash(
+    (projection === 'gaussian' ? native.simhash : native.hadamard)(
       queue,
       codes,
       norms,
