@@ -109,8 +109,8 @@ export const NOT_SUPPORTED: Status = 801;
 /** What loading the addon gave: the kernels, or the reason why there are none. */
 export type Loaded = { native: Native } | { reason: string };
 
-/** Loads one of the two addons. Never throws. */
-export function loadAddon(name: 'magicpig_cuda_kernels' | 'magicpig_cuda_kernels_emulated'): Loaded {
+/** Loads an addon by the name of its file. Never throws. */
+export function loadAddon(name: string): Loaded {
   const root = fileURLToPath(new URL('..', import.meta.url));
   try {
     const addon = createRequire(import.meta.url)('pkg-prebuilds')(root, { name, napi_versions: [8] }) as

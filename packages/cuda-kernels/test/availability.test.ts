@@ -23,7 +23,12 @@ describe('availability', () => {
   });
 
   it('an addon that cannot be found is a reason, with what to do, not an exception', () => {
-    const loaded = loadAddon('no_such_addon' as never);
+    const loaded = loadAddon('no_such_addon');
     expect(loaded).toMatchObject({ reason: expect.stringContaining('npm run build') });
+  });
+
+  it('the addon of a machine without nvcc loads, and says what is missing', () => {
+    const loaded = loadAddon('magicpig_cuda_kernels_idle');
+    expect(loaded).toMatchObject({ reason: expect.stringMatching(/nvcc was not found.*CUDA toolkit 12\.8 or later/) });
   });
 });
