@@ -17,8 +17,10 @@ std::vector<Path> AvailablePaths() {
     return paths;
   }
   paths.push_back({kPathNames[2], &kAvx512Kernels});
-  if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) return paths;
-  paths.push_back({kPathNames[3], &kAvx512Bf16Kernels});
+  if (!__builtin_cpu_supports("avx512vnni")) return paths;
+  paths.push_back({kPathNames[3], &kAvx512VnniKernels});
+  if (!__builtin_cpu_supports("avx512bf16")) return paths;
+  paths.push_back({kPathNames[4], &kAvx512Bf16Kernels});
 #endif
   return paths;
 }

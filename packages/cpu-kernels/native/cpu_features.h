@@ -10,12 +10,12 @@ namespace magicpig::cpu {
 
 // One code path.
 struct Path {
-  const char* name;  // portable, avx2, avx512, avx512-bf16
+  const char* name;  // one of kPathNames
   const Kernels* kernels;
 };
 
 // Names of all paths of all processors.
-inline constexpr const char* kPathNames[] = {"portable", "avx2", "avx512", "avx512-bf16"};
+inline constexpr const char* kPathNames[] = {"portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16"};
 
 // Paths this processor can take, slowest first; the first is `portable`.
 std::vector<Path> AvailablePaths();

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <cstddef>
+
 #include "formats.h"
 
 namespace magicpig::cpu {
@@ -38,9 +40,18 @@ struct QuantScale {
   int32_t negative_total;  // minus the sum of the q
 };
 
-// sums (rows, kPanel) (+)= tile (rows, cols) times panel (cols, kPanel), k ascending, one sum per element, so that the bits
-// depend neither on `rows` nor on where the inputs are cut. Starts from zero unless `resume`.
-using Multiply = void (*)(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume);
+// A part of a packed panel: inputs first .. first + count of `cols`.
+struct PanelPart {
+  const std::byte* panel;
+  size_t cols;
+  size_t first;
+  size_t count;
+};
+
+// sums (rows, kPanel) (+)= tile (rows, count) times the part of a panel (count, kPanel), k ascending, one sum per element, so
+// that the bits depend neither on `rows` nor on where the inputs are cut. Starts from zero when the part is the first,
+// and otherwise goes on from `sums`. `tile` is where the part's inputs begin in a packed tile.
+using Multiply = void (*)(const std::byte* tile, int rows, const PanelPart& part, float* sums);
 
 struct Kernels {
   InputKernels inputs[kInputFormats];  // by InputFormat
@@ -64,6 +75,7 @@ extern const Kernels kPortableKernels;
 #if defined(MAGICPIG_X86)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
 extern const Kernels kAvx512Bf16Kernels;
 #endif
 

@@ -67,17 +67,14 @@ struct Q8 {
   using V = V8;
   static constexpr int kRows = 3;
 
-  // Even (first and third) and odd activations as pairs of 16-bit integers.
-  struct Input {
-    int16_t even[2], odd[2];
-  };
+  using Input = PairInput;
   using Ints = __m256i;
   struct Bytes {
     __m256i even, odd;
   };
 
   static constexpr auto RoundToInt8 = cpu::RoundToInt8;
-  static Input MakeInput(const int8_t* q) { return {{q[0], q[2]}, {q[1], q[3]}}; }
+  static constexpr auto MakeInputs = MakePairInputs;
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
   static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }

@@ -10,16 +10,14 @@ struct Q16 {
   using V = V16;
   static constexpr int kRows = 10;
 
-  struct Input {
-    int16_t even[2], odd[2];
-  };
+  using Input = PairInput;
   using Ints = __m512i;
   struct Bytes {
     __m512i even, odd;
   };
 
   static constexpr auto RoundToInt8 = RoundToInt8Avx512;
-  static Input MakeInput(const int8_t* q) { return {{q[0], q[2]}, {q[1], q[3]}}; }
+  static constexpr auto MakeInputs = MakePairInputs;
   static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
   static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }

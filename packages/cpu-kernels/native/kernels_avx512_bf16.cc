@@ -1,6 +1,6 @@
 // Kernels for AVX-512 with BF16 and VNNI: as AVX-512, but bfloat16 pairs (vdpbf16ps) and groups of four bytes (vpdpbusd) are
 // multiplied directly, on Zen 4 at twice and four times the rate of float32.
-#include "vector_avx512.h"
+#include "vnni_avx512.h"
 
 namespace magicpig::cpu {
 namespace {
@@ -22,14 +22,15 @@ void PackPairs(const float* x, size_t stride, int rows, size_t cols, const float
 }
 
 template <int kRows>
-void MultiplyPairs(const uint32_t* tile, const uint16_t* panel, size_t cols, float* sums, bool resume) {
+void MultiplyPairs(const uint32_t* tile, const PanelPart& part, float* sums) {
+  const uint16_t* panel = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel;
   __m512 acc[kRows][2];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < 2; ++v) {
-      acc[r][v] = resume ? _mm512_loadu_ps(sums + r * kPanel + v * 16) : _mm512_setzero_ps();
+      acc[r][v] = part.first > 0 ? _mm512_loadu_ps(sums + r * kPanel + v * 16) : _mm512_setzero_ps();
     }
   }
-  for (size_t k = 0; k < cols; k += 2, tile += kRows, panel += 2 * kPanel) {
+  for (size_t k = 0; k < part.count; k += 2, tile += kRows, panel += 2 * kPanel) {
     const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel));
     const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + kPanel));
     for (int r = 0; r < kRows; ++r) {
@@ -43,10 +44,9 @@ void MultiplyPairs(const uint32_t* tile, const uint16_t* panel, size_t cols, flo
   }
 }
 
-void MultiplyPairs(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
-  WithRows<V16::kRows>(rows, [&]<int kRows>() {
-    MultiplyPairs<kRows>(static_cast<const uint32_t*>(tile), static_cast<const uint16_t*>(panel), cols, sums, resume);
-  });
+void MultiplyPairs(const std::byte* tile, int rows, const PanelPart& part, float* sums) {
+  WithRows<V16::kRows>(
+      rows, [&]<int kRows>() { MultiplyPairs<kRows>(reinterpret_cast<const uint32_t*>(tile), part, sums); });
 }
 
 uint64_t PeakPairs(size_t iterations) {
@@ -59,41 +59,6 @@ uint64_t PeakPairs(size_t iterations) {
   }
   return iterations * kSums * V16::kLanes * 4;
 }
-
-struct QVnni {
-  using V = V16;
-  static constexpr int kRows = 12;
-
-  struct Input {
-    int8_t q[4];
-  };
-  using Ints = __m512i;
-  using Bytes = __m512i;
-
-  static constexpr auto RoundToInt8 = RoundToInt8Avx512;
-  static Input MakeInput(const int8_t* q) {
-    Input input;
-    memcpy(input.q, q, sizeof input.q);
-    return input;
-  }
-  static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
-  static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
-  static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
-  static Bytes Load(const std::byte* p) { return _mm512_loadu_si512(p); }
-  static Bytes LoadLow(const std::byte* p) { return _mm512_and_si512(Load(p), _mm512_set1_epi8(15)); }
-  static Bytes LoadHigh(const std::byte* p) {
-    return _mm512_and_si512(_mm512_srli_epi16(Load(p), 4), _mm512_set1_epi8(15));
-  }
-  static Ints Dot(Ints sum, Bytes w, Input x) {
-    int quad;
-    memcpy(&quad, x.q, sizeof quad);
-    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(quad));
-  }
-  static Ints Opaque(Ints x) {
-    asm volatile("" : "+v"(x));
-    return x;
-  }
-};
 
 constexpr Kernels MakeBf16Kernels() {
   Kernels kernels = MakeKernels<V16, QVnni>();

@@ -63,13 +63,17 @@ struct PreparedRows {
 template <typename V, bool kRound>
 void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
                void* tile) {
-  const PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
+  PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
+  if (kRound) {
+    for (int r = 0; r < rows; ++r) {
+      float* rounded = scratch + r * cols;
+      for (size_t k = 0; k < cols; ++k) rounded[k] = RoundToBf16(prepared.rows[r][k]);
+      prepared.rows[r] = rounded;
+    }
+  }
   float* out = static_cast<float*>(tile);
   for (size_t k = 0; k < cols; ++k) {
-    for (int r = 0; r < rows; ++r) {
-      const float value = prepared.rows[r][k];
-      *out++ = kRound ? RoundToBf16(value) : value;
-    }
+    for (int r = 0; r < rows; ++r) *out++ = prepared.rows[r][k];
   }
 }
 
@@ -83,6 +87,25 @@ inline int32_t RoundToInt8(const float* values, float inverse, int8_t* q) {
     total += q[i];
   }
   return total;
+}
+
+// Four activations for processors that multiply 16-bit integers: even (first and third) and odd ones as pairs.
+struct PairInput {
+  int16_t even[2], odd[2];
+};
+
+// The eight groups of a block of 32.
+inline void MakePairInputs(const int8_t* q, PairInput* inputs) {
+  int16_t both[16], even[16], odd[16];  // two little-endian bytes, the first, the second
+  memcpy(both, q, sizeof both);
+  for (int i = 0; i < 16; ++i) {
+    even[i] = static_cast<int16_t>(static_cast<int16_t>(static_cast<uint16_t>(both[i]) << 8) >> 8);
+    odd[i] = static_cast<int16_t>(both[i] >> 8);
+  }
+  for (int group = 0; group < 8; ++group) {
+    memcpy(inputs[group].even, even + 2 * group, sizeof inputs[group].even);
+    memcpy(inputs[group].odd, odd + 2 * group, sizeof inputs[group].odd);
+  }
 }
 
 // Blocks of 32 activations as 8-bit integers.
@@ -108,7 +131,9 @@ void PackInt8(const float* x, size_t stride, int rows, size_t cols, const float*
       const float inverse = empty ? 0 : 127.0f / most;
       int8_t q[kQuantBlock];
       const int32_t total = Q::RoundToInt8(values, inverse, q);
-      for (int group = 0; group < 8; ++group) inputs[group * rows + r] = Q::MakeInput(q + 4 * group);
+      typename Q::Input groups[8];
+      Q::MakeInputs(q, groups);
+      for (int group = 0; group < 8; ++group) inputs[group * rows + r] = groups[group];
       const float scale = empty ? 0 : most / 127.0f;
       scales[r] = {scale, scale * static_cast<float>(total), -total};
     }
@@ -127,19 +152,20 @@ constexpr int TileVectors(int rows) {
 
 // float32 weights.
 template <typename V, int kRows>
-void MultiplyF32(const float* tile, const float* panel, size_t cols, float* sums, bool resume) {
+void MultiplyF32(const float* tile, const PanelPart& part, float* sums) {
+  const float* panel = reinterpret_cast<const float*>(part.panel) + part.first * kPanel;
   constexpr size_t n = V::kLanes;
   constexpr int vectors = TileVectors<V>(kRows);
   for (size_t first = 0; first < kPanel; first += n * vectors) {
     V acc[kRows][vectors];
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < vectors; ++v) {
-        acc[r][v] = resume ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
+        acc[r][v] = part.first > 0 ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
       }
     }
     const float* x = tile;
     const float* w = panel + first;
-    for (size_t k = 0; k < cols; ++k, x += kRows, w += kPanel) {
+    for (size_t k = 0; k < part.count; ++k, x += kRows, w += kPanel) {
       V weights[vectors];
       for (int v = 0; v < vectors; ++v) weights[v] = V::Load(w + v * n);
       for (int r = 0; r < kRows; ++r) {
@@ -155,19 +181,20 @@ void MultiplyF32(const float* tile, const float* panel, size_t cols, float* sums
 
 // bfloat16 weights widened to float32, for processors that do not multiply bfloat16.
 template <typename V, int kRows>
-void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* sums, bool resume) {
+void MultiplyBf16(const float* tile, const PanelPart& part, float* sums) {
+  const uint16_t* panel = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel;
   constexpr size_t n = V::kLanes;
   constexpr int vectors = TileVectors<V>(kRows);
   for (size_t first = 0; first < kPanel; first += n * vectors) {
     V acc[kRows][vectors];
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < vectors; ++v) {
-        acc[r][v] = resume ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
+        acc[r][v] = part.first > 0 ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
       }
     }
     const float* x = tile;
     const uint16_t* w = panel + 2 * first;
-    for (size_t k = 0; k < cols; k += 2, x += 2 * kRows, w += 2 * kPanel) {
+    for (size_t k = 0; k < part.count; k += 2, x += 2 * kRows, w += 2 * kPanel) {
       V weights[vectors];
       for (int v = 0; v < vectors; ++v) weights[v] = V::Even(w + 2 * v * n);
       for (int r = 0; r < kRows; ++r) {
@@ -187,11 +214,11 @@ void MultiplyBf16(const float* tile, const uint16_t* panel, size_t cols, float* 
 }
 
 // Quantised weights. Q holds what integers take:
-//   Q::V; Q::RoundToInt8 as above; Q::Input (four activations), Q::MakeInput(q); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
+//   Q::V; Q::RoundToInt8 as above; Q::Input (four activations), Q::MakeInputs(q, inputs) (a block's eight); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
 //   Q::ToFloat(i); Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles);
 //   Q::Dot(i, bytes, input) = i + the dot product of four bytes and four inputs, exactly.
 template <typename Q, int kRows, PanelFormat kFormat>
-void MultiplyQuantised(const std::byte* tile, const std::byte* panel, size_t cols, float* sums) {
+void MultiplyQuantised(const std::byte* tile, const PanelPart& part, float* sums) {
   using V = typename Q::V;
   using Ints = typename Q::Ints;
   constexpr bool kNibbles = kFormat != PanelFormat::kQ8;
@@ -199,12 +226,17 @@ void MultiplyQuantised(const std::byte* tile, const std::byte* panel, size_t col
   constexpr int vectors = kHalfPanel / n;
   constexpr size_t kVectorBytes = 4 * n;
   for (size_t half = 0; half < 2; ++half) {
+    float* const half_sums = sums + half * kHalfPanel;
     V acc[kRows][vectors];
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) acc[r][v] = V::Broadcast(0);
+      for (int v = 0; v < vectors; ++v) {
+        acc[r][v] = part.first > 0 ? V::Load(half_sums + r * kPanel + v * n) : V::Broadcast(0);
+      }
     }
     const std::byte* x = tile;
-    for (size_t k = 0; k < cols; k += kQuantBlock) {
+    const std::byte* panel =
+        part.panel + (half * part.cols + part.first) / kQuantBlock * QuantBlockBytes(kFormat);
+    for (size_t k = 0; k < part.count; k += kQuantBlock) {
       const auto* inputs = reinterpret_cast<const typename Q::Input*>(x);
       x += 8 * kRows * sizeof(typename Q::Input);
       const auto* scales = reinterpret_cast<const QuantScale*>(x);
@@ -249,7 +281,7 @@ void MultiplyQuantised(const std::byte* tile, const std::byte* panel, size_t col
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + half * kHalfPanel + v * n);
+      for (int v = 0; v < vectors; ++v) acc[r][v].Store(half_sums + r * kPanel + v * n);
     }
   }
 }
@@ -269,25 +301,20 @@ inline void WithRows(int rows, F&& f) {
 }
 
 template <typename V>
-void MultiplyF32(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
-  WithRows<V::kRows>(rows, [&]<int kRows>() {
-    MultiplyF32<V, kRows>(static_cast<const float*>(tile), static_cast<const float*>(panel), cols, sums, resume);
-  });
+void MultiplyF32(const std::byte* tile, int rows, const PanelPart& part, float* sums) {
+  WithRows<V::kRows>(
+      rows, [&]<int kRows>() { MultiplyF32<V, kRows>(reinterpret_cast<const float*>(tile), part, sums); });
 }
 
 template <typename V>
-void MultiplyBf16(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool resume) {
-  WithRows<V::kRows>(rows, [&]<int kRows>() {
-    MultiplyBf16<V, kRows>(static_cast<const float*>(tile), static_cast<const uint16_t*>(panel), cols, sums, resume);
-  });
+void MultiplyBf16(const std::byte* tile, int rows, const PanelPart& part, float* sums) {
+  WithRows<V::kRows>(
+      rows, [&]<int kRows>() { MultiplyBf16<V, kRows>(reinterpret_cast<const float*>(tile), part, sums); });
 }
 
-// All inputs in one pass: quantised weights are small enough for the caches.
 template <typename Q, PanelFormat kFormat>
-void MultiplyQuantised(const void* tile, int rows, const void* panel, size_t cols, float* sums, bool) {
-  WithRows<Q::kRows>(rows, [&]<int kRows>() {
-    MultiplyQuantised<Q, kRows, kFormat>(static_cast<const std::byte*>(tile), static_cast<const std::byte*>(panel), cols, sums);
-  });
+void MultiplyQuantised(const std::byte* tile, int rows, const PanelPart& part, float* sums) {
+  WithRows<Q::kRows>(rows, [&]<int kRows>() { MultiplyQuantised<Q, kRows, kFormat>(tile, part, sums); });
 }
 
 // --- Weights ---------------------------------------------------------------------------------------------------------
@@ -377,15 +404,22 @@ uint64_t PeakF32(size_t iterations) {
 
 template <typename Q>
 uint64_t PeakInt8(size_t iterations) {
-  constexpr int kSums = 10;
-  typename Q::Ints sums[kSums];
-  for (auto& sum : sums) sum = Q::Splat(1);
+  constexpr int kSums = 8;
   alignas(64) static constexpr std::byte kBytes[64] = {};
-  const typename Q::Bytes bytes = Q::Load(kBytes);
-  const int8_t q[4] = {1, 2, 3, 4};
-  const typename Q::Input input = Q::MakeInput(q);
+  const std::byte* unknown = kBytes;
+  asm volatile("" : "+r"(unknown));
+  const typename Q::Bytes bytes = Q::Load(unknown);
+  typename Q::Ints sums[kSums];
+  int8_t q[kQuantBlock];
+  for (size_t i = 0; i < kQuantBlock; ++i) q[i] = static_cast<int8_t>(i);
+  typename Q::Input inputs[kSums];
+  Q::MakeInputs(q, inputs);
+  for (auto& sum : sums) sum = Q::Splat(1);
   for (size_t i = 0; i < iterations; ++i) {
-    for (auto& sum : sums) sum = Q::Opaque(Q::Dot(sum, bytes, input));
+    const typename Q::Input* changing = inputs;
+    asm volatile("" : "+r"(changing));  // may point anywhere now: no part of a product moves out of the loop
+#pragma GCC unroll 8
+    for (int j = 0; j < kSums; ++j) sums[j] = Q::Opaque(Q::Dot(sums[j], bytes, changing[j]));
   }
   return iterations * kSums * Q::V::kLanes * 4 * 2;
 }

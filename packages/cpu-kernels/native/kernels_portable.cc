@@ -80,41 +80,52 @@ struct Q4 {
   using V = V4;
   static constexpr int kRows = 2;
 
-  // Products of bytes are made in 32-bit lanes, one byte of each lane after the other.
+  // Unsigned times signed bytes fit 16 bits (255 * 127 < 2^15): products are made there and added in 32.
   typedef int32_t Ints __attribute__((vector_size(16)));
-  typedef uint32_t Bytes __attribute__((vector_size(16)));
-  struct Input {
-    int8_t q[4];
+  typedef int16_t Shorts __attribute__((vector_size(16)));
+  struct Bytes {
+    Shorts even, odd;
   };
+  using Input = PairInput;
 
   static constexpr auto RoundToInt8 = cpu::RoundToInt8;
-  static Input MakeInput(const int8_t* q) {
-    Input input;
-    memcpy(input.q, q, sizeof input.q);
-    return input;
-  }
+  static constexpr auto MakeInputs = MakePairInputs;
   static Ints Splat(int32_t x) {
     const Ints lanes = {x, x, x, x};
     return lanes;
   }
   static Ints ShiftLeft(Ints x, int n) { return x << n; }
-  static V4 ToFloat(Ints x) {
-    return V4::Of(static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2]), static_cast<float>(x[3]));
-  }
-  static Bytes Load(const std::byte* p) {
-    Bytes bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return bytes;
-  }
-  static Bytes LoadLow(const std::byte* p) { return Load(p) & 0x0f0f0f0fu; }
-  static Bytes LoadHigh(const std::byte* p) { return Load(p) >> 4 & 0x0f0f0f0fu; }
+  static V4 ToFloat(Ints x) { return {__builtin_convertvector(x, V4::Lanes)}; }
+  static Bytes Load(const std::byte* p) { return Split(Vector(p)); }
+  static Bytes LoadLow(const std::byte* p) { return Split(Vector(p) & 0x0f0f0f0fu); }
+  static Bytes LoadHigh(const std::byte* p) { return Split(Vector(p) >> 4 & 0x0f0f0f0fu); }
   static Ints Dot(Ints sum, Bytes w, Input x) {
-    for (int i = 0; i < 4; ++i) sum += reinterpret_cast<Ints>(w >> (8 * i) & 0xffu) * Splat(x.q[i]);
-    return sum;
+    return sum + PairSums(w.even * Pair(x.even)) + PairSums(w.odd * Pair(x.odd));
   }
   static Ints Opaque(Ints x) {
     const V4 opaque = V4::Opaque({reinterpret_cast<V4::Lanes>(x)});
     return reinterpret_cast<Ints>(opaque.v);
+  }
+
+ private:
+  typedef uint32_t Words __attribute__((vector_size(16)));
+
+  static Words Vector(const std::byte* p) {
+    Words words;
+    memcpy(&words, p, sizeof words);
+    return words;
+  }
+  static Bytes Split(Words w) {
+    return {reinterpret_cast<Shorts>(w & 0x00ff00ffu), reinterpret_cast<Shorts>(w >> 8 & 0x00ff00ffu)};
+  }
+  static Shorts Pair(const int16_t* x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return reinterpret_cast<Shorts>(Splat(pair));
+  }
+  static Ints PairSums(Shorts products) {
+    const Ints pairs = reinterpret_cast<Ints>(products);
+    return (reinterpret_cast<Ints>(reinterpret_cast<Words>(pairs) << 16) >> 16) + (pairs >> 16);
   }
 };
 

@@ -8,8 +8,7 @@ namespace magicpig::cpu {
 namespace {
 
 // Cache blocking. A task multiplies a block of rows with a few panels; a block of packed rows (of at most kColumnBlock
-// columns) stays in the second-level cache with one panel while it passes over the panels. Quantised weights and activations
-// are small enough for passes over all columns.
+// columns) stays in the second-level cache with one panel while it passes over the panels.
 constexpr size_t kColumnBlock = 2048;
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
 constexpr size_t kMaxPanelsPerTask = 4;
@@ -83,18 +82,18 @@ bool LinearScratch::Reserve(size_t packed_bytes, size_t thread_bytes, uint32_t t
 
 bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& scratch, const Weight& weight,
             const LinearArgs& args) {
-  const InputFormat input_format = InputOf(weight.format);
-  const InputKernels& inputs = kernels.inputs[static_cast<int>(input_format)];
+  const InputKernels& inputs = kernels.inputs[static_cast<int>(InputOf(weight.format))];
   const size_t cols = weight.cols;
   const size_t panels = weight.panels.size();
   const auto row_bytes = [&](size_t columns) { return columns * inputs.bytes_per_32 / 32; };
   const RowTiles row_tiles(args.rows, inputs.tile_rows);
 
   // Blocks: row tiles of a task, panels of a task, columns of a pass.
-  const size_t column_block = input_format == InputFormat::kInt8 ? cols : std::min(cols, kColumnBlock);
+  const size_t column_block = std::min(cols, kColumnBlock);
   const size_t column_blocks = CeilDivide(cols, column_block);
   size_t tiles_per_task =
       std::clamp<size_t>(kRowBlockBytes / (inputs.tile_rows * row_bytes(column_block)), 1, row_tiles.count);
+  tiles_per_task = CeilDivide(row_tiles.count, CeilDivide(row_tiles.count, tiles_per_task));  // blocks of even size
   size_t panels_per_task = std::min(kMaxPanelsPerTask, panels);
   const auto tasks_now = [&] {
     return CeilDivide(row_tiles.count, tiles_per_task) * CeilDivide(panels, panels_per_task);
@@ -111,11 +110,11 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
     }
   }
 
-  // Per thread: sums of a task's tiles when the columns take several passes, else of one tile; normalised rows for packing.
+  // Per thread: sums of a task's tiles when the columns take several passes, else of one tile; prepared rows for packing.
   const size_t tile_sums = inputs.tile_rows * kPanel;
   const size_t sums_bytes = sizeof(float) * tile_sums * (column_blocks > 1 ? tiles_per_task * panels_per_task : 1);
-  const size_t norm_bytes = args.norm ? sizeof(float) * inputs.tile_rows * cols : 0;
-  if (!scratch.Reserve(args.rows * row_bytes(cols), std::max(sums_bytes, norm_bytes), pool.threads)) return false;
+  const size_t rows_bytes = sizeof(float) * inputs.tile_rows * cols;
+  if (!scratch.Reserve(args.rows * row_bytes(cols), std::max(sums_bytes, rows_bytes), pool.threads)) return false;
 
   const auto packed_tile = [&](size_t tile) { return scratch.packed() + row_tiles.first(tile) * row_bytes(cols); };
   const auto pack = [&](size_t tile, uint32_t thread) {
@@ -142,14 +141,14 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
       const bool last = k + columns == cols;
       for (size_t panel = first_panel; panel < end_panel; ++panel) {
         const auto& [format, data] = weight.panels[panel];
-        const std::byte* w = data + (k > 0 ? PanelBytes(format, k) : 0);
+        const PanelPart part = {data, cols, k, columns};
         const Multiply multiply = kernels.multiply[static_cast<int>(format)];
         for (size_t tile = first_tile; tile < end_tile; ++tile) {
           const int rows = row_tiles.rows(tile);
           float* tile_out = sums;
           if (column_blocks > 1) tile_out += ((panel - first_panel) * tiles_per_task + tile - first_tile) * tile_sums;
           if (last) PrefetchOutput(weight, args, row_tiles.first(tile), rows, panel);
-          multiply(packed_tile(tile) + rows * row_bytes(k), rows, w, columns, tile_out, k > 0);
+          multiply(packed_tile(tile) + rows * row_bytes(k), rows, part, tile_out);
           if (last) Finish(kernels, weight, args, tile_out, row_tiles.first(tile), rows, panel);
         }
       }

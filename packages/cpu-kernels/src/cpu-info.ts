@@ -3,9 +3,9 @@ import { native } from './native.js';
 
 /**
  * Code paths, slowest first. Each needs what it is named after: `avx2` AVX2, FMA and F16C; `avx512` F, BW, DQ and VL;
- * `avx512-bf16` VNNI and BF16 as well (Zen 4, Sapphire Rapids and later).
+ * `avx512-vnni` VNNI as well (Cascade Lake, Ice Lake); `avx512-bf16` also BF16 (Zen 4, Sapphire Rapids and later).
  */
-export type Isa = 'portable' | 'avx2' | 'avx512' | 'avx512-bf16';
+export type Isa = 'portable' | 'avx2' | 'avx512' | 'avx512-vnni' | 'avx512-bf16';
 
 /** What this machine offers. */
 export interface CpuInfo {

@@ -29,7 +29,9 @@ describe('cpuInfo', () => {
     expect(withLimit('').output).toBe(available.at(-1));
     const wrong = withLimit('sse9');
     expect(wrong.error).toContain('NativeLoadError');
-    expect(wrong.error).toContain('MAGICPIG_ISA is "sse9"; it must be one of portable avx2 avx512 avx512-bf16');
+    expect(wrong.error).toContain(
+      'MAGICPIG_ISA is "sse9"; it must be one of portable avx2 avx512 avx512-vnni avx512-bf16',
+    );
   });
 });
 
