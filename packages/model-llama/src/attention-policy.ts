@@ -26,9 +26,8 @@ export interface SequenceAttention extends Disposable {
    * wait for long.
    *
    * @param keys Stop after about so many keys, counted for each layer and KV head.
-   * @returns Keys worked on.
    */
-  prepare(keys: number): number;
+  prepare(keys: number): void;
   /** Tokens to sample in this layer in the next step, or `null` for exact attention. */
   sampling(layer: number): Sampling | null;
   /**

@@ -11,7 +11,7 @@ export function densePolicy(): AttentionPolicy {
       return {
         bytes: 0,
         ready: true,
-        prepare: () => 0,
+        prepare() {},
         sampling: () => null,
         afterDecode() {
           decodeSteps += 1;

@@ -147,7 +147,7 @@ export class Engine implements Disposable {
     return !this.#scheduler.idle;
   }
 
-  /** Fails what still runs and frees its memory. */
+  /** Drops what still runs and frees its memory. */
   [Symbol.dispose](): void {
     for (const sequence of [...this.#sequences.values()]) this.#release(sequence);
   }
@@ -191,15 +191,11 @@ export class Engine implements Disposable {
     }
   }
 
-  /** Brings tables up to date, for so long as other sequences can be kept waiting. */
+  /** Brings tables up to date, a piece a step and in equal shares, so that a long prompt's do not hold up other streams. */
   #prepare(): void {
-    let keys = INDEX_KEYS;
-    for (const sequence of [...this.#scheduler.running]) {
-      if (keys <= 0) break;
-      if (!sequence.unprepared) continue;
-      this.#guard(sequence, () => {
-        keys -= sequence.memory!.attention.prepare(keys);
-      });
+    const behind = this.#scheduler.running.filter(({ unprepared }) => unprepared);
+    for (const sequence of behind) {
+      this.#guard(sequence, () => sequence.memory!.attention.prepare(INDEX_KEYS / behind.length));
     }
   }
 

@@ -22,7 +22,6 @@ export interface Sampling {
 export interface KvSequence extends Disposable {
   /** Tokens in the cache. */
   readonly length: number;
-  truncate(length: number): void;
 }
 
 export interface AttendOptions {

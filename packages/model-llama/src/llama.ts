@@ -68,13 +68,6 @@ export class Llama implements Disposable {
     this.#logits = backend.tensor(config.vocabSize);
   }
 
-  /** Bytes of activations that a model of this shape needs for so many rows, `logitRows` of them with logits. */
-  static scratchBytes(config: LlamaConfig, maxRows: number, logitRows: number): number {
-    const { hiddenSize, intermediateSize, queryHeads, kvHeads, headDim, vocabSize } = config;
-    const row = hiddenSize + (2 * queryHeads + 2 * kvHeads + 1) * headDim + intermediateSize;
-    return 4 * (maxRows * row + logitRows * (hiddenSize + vocabSize));
-  }
-
   /**
    * Runs the rows of all entries through the model and appends them to their sequences. A row's result depends on its own
    * sequence alone. On failure the sequences are as they were.

@@ -143,7 +143,7 @@ class MagicPigSequence implements SequenceAttention {
     return this.#indexed + Math.max(blocks, 0) * window;
   }
 
-  prepare(keys: number): number {
+  prepare(keys: number): void {
     if (this.#target === this.#indexed) {
       this.#target = this.#due();
       this.#next = 0;
@@ -164,7 +164,6 @@ class MagicPigSequence implements SequenceAttention {
       this.#indexed = this.#target;
       this.#scratch = new Float32Array(0);
     }
-    return worked;
   }
 
   sampling(layer: number): Sampling | null {

@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import type { AttentionPolicy } from '../src/attention-policy.js';
+import { densePolicy } from '../src/dense-policy.js';
 import { GenerationFailedError } from '../src/engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, EngineBusyError, InvalidRequestError } from '../src/errors.js';
 import { runAll, submit } from './collect.js';
@@ -156,6 +158,52 @@ describe('memory', () => {
     expect(waiting.outcome.events).toEqual([]);
     expect(last.outcome.tokens).toEqual(model.greedy.slice(0, 3));
     expect(engine.idle).toBe(true);
+  });
+});
+
+describe('preparation of a policy', () => {
+  it('is done in pieces between which other streams go on', async () => {
+    const PIECES = 5;
+    const slow: AttentionPolicy = {
+      ...densePolicy(),
+      open(sequence) {
+        const state = densePolicy().open(sequence);
+        let pieces = 0;
+        return {
+          bytes: 0,
+          get ready() {
+            return pieces === PIECES;
+          },
+          prepare(keys) {
+            expect(keys).toBeGreaterThan(0);
+            pieces += 1;
+          },
+          sampling: () => null,
+          afterDecode: state.afterDecode,
+          report: state.report,
+          [Symbol.dispose]() {},
+        };
+      },
+    };
+    let made = 0;
+    const policies = { policy: () => (made++ === 0 ? slow : densePolicy()) };
+    const { engine } = await referenceEngine(model, { policies });
+    const request = { prompt: model.prompt, maxTokens: 8, ignoreEos: true };
+    const { outcome: prepared } = submit(engine, request);
+    const { outcome: other } = submit(engine, request);
+    const seen: [number, number][] = [];
+    while (engine.step()) seen.push([prepared.tokens.length, other.tokens.length]);
+    // Both get their first token from the prefill; then one waits and the other does not.
+    expect(seen.slice(0, 6)).toEqual([
+      [1, 1],
+      [1, 2],
+      [1, 3],
+      [1, 4],
+      [1, 5],
+      [2, 6],
+    ]);
+    expect(prepared.tokens).toEqual(model.greedy);
+    expect(other.tokens).toEqual(model.greedy);
   });
 });
 

@@ -3,6 +3,7 @@ import type { KvCache, KvSequence, KvStep, Rows } from '../src/kv-cache.js';
 
 interface ReferenceSequence extends KvSequence {
   length: number;
+  truncate(length: number): void;
   /** By layer, then token: [kvHeads * headDim] each. */
   keys: Float32Array[][];
   values: Float32Array[][];

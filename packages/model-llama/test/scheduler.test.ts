@@ -29,7 +29,7 @@ function sequence(promptTokens: number, options: { bytes?: number; sampledPrompt
 function admit(scheduler: Scheduler): Sequence[] {
   const admitted = scheduler.admit();
   for (const one of admitted) {
-    const cache = { length: 0, truncate() {}, [Symbol.dispose]() {} } as KvSequence;
+    const cache = { length: 0, [Symbol.dispose]() {} } as KvSequence;
     one.memory = { cache, attention: { ...policy.open(cache), [Symbol.dispose]() {} } };
   }
   return admitted;
