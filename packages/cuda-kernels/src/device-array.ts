@@ -49,6 +49,12 @@ export class DeviceArray<T extends DType = DType> implements Disposable {
     return new DeviceArray(this.device, this.dtype, length, start, undefined, this.#whole ?? this);
   }
 
+  /** The same memory as elements of another type, as many as fit: for carving one allocation into arrays. */
+  as<U extends DType>(dtype: U): DeviceArray<U> {
+    const length = Math.floor(this.bytes / ELEMENT_BYTES[dtype]);
+    return new DeviceArray(this.device, dtype, length, this.address, undefined, this.#whole ?? this);
+  }
+
   /** Copies `data` to the beginning of this array and waits; work of other streams is not waited for. */
   write(data: HostArray<T>): void {
     this.#copy(data, true);

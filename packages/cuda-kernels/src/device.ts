@@ -1,8 +1,15 @@
 import { availability, cudaAddon, emulatedAddon } from './availability.js';
 import { DeviceArray } from './device-array.js';
 import { type DeviceProperties, propertiesOf } from './device-properties.js';
-import { type DType, ELEMENT_BYTES, type HostArray } from './dtype.js';
-import { CudaError, DeviceLostError, DisposedError, OutOfMemoryError, UnavailableError } from './errors.js';
+import { type DType, ELEMENT_BYTES, type HostArray, holds, hostArray } from './dtype.js';
+import {
+  CudaError,
+  DeviceLostError,
+  DisposedError,
+  InvalidArgumentError,
+  OutOfMemoryError,
+  UnavailableError,
+} from './errors.js';
 import { Event } from './event.js';
 import { MEMORY_ALLOCATION, type Native, type Result, type Status, SUCCESS } from './native.js';
 import { PinnedArray } from './pinned-array.js';
@@ -169,11 +176,41 @@ export class Device {
     this.check(`allocating ${bytes} bytes of pinned memory`, status);
     const { pointer, buffer } = value!;
     this.#pinned += bytes;
-    const array = new PinnedArray(this, dtype, length, pointer, buffer, () => {
+    const array = new PinnedArray(this, dtype, hostArray(dtype, length, buffer), pointer, () => {
       this.#resources.delete(array);
       this.#pinned -= bytes;
       native.detach(buffer);
       this.release(native.freePinned(pointer));
+    });
+    this.#resources.add(array);
+    return array;
+  }
+
+  /**
+   * Page-locks memory that is there already, for example of a memory-mapped file or of another addon, so that it copies in the
+   * background. The array must not be detached before the result is disposed of.
+   *
+   * @throws OutOfMemoryError when the system allows no more locked memory
+   * @throws CudaError when a part of it is locked already
+   */
+  pin<T extends DType>(dtype: T, data: HostArray<T>): PinnedArray<T> {
+    const { native } = this;
+    if (!holds(dtype, data) || data.length === 0) {
+      throw new InvalidArgumentError(
+        `data must be a ${hostArray(dtype, 0).constructor.name} with elements, to be pinned as ${dtype}.`,
+      );
+    }
+    const bytes = data.byteLength;
+    const { status, value: address } = native.pinArray(data);
+    if (status === MEMORY_ALLOCATION) {
+      throw new OutOfMemoryError(`${bytes} bytes of host memory could not be locked.`, bytes);
+    }
+    this.check(`locking ${bytes} bytes of host memory`, status);
+    this.#pinned += bytes;
+    const array = new PinnedArray(this, dtype, data, address, () => {
+      this.#resources.delete(array);
+      this.#pinned -= bytes;
+      this.release(native.unpin(address));
     });
     this.#resources.add(array);
     return array;

@@ -35,6 +35,9 @@ export interface Native {
   allocatePinned(bytes: number): Result<{ pointer: Address; buffer: ArrayBuffer } | undefined>;
   detach(buffer: ArrayBuffer): void;
   freePinned(address: Address): Status;
+  /** Page-locks an array's memory in place; the value is its address. */
+  pinArray(array: ArrayBufferView): Result<Address>;
+  unpin(address: Address): Status;
   copy(stream: Address, to: Address, from: Address, bytes: number): Status;
   /** Returns when `array` may be used again. */
   copyArray(stream: Address, device: Address, array: ArrayBufferView, upload: boolean): Status;

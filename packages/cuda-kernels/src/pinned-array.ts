@@ -1,5 +1,5 @@
 import type { Device } from './device.js';
-import { type DType, type HostArray, hostArray } from './dtype.js';
+import type { DType, HostArray } from './dtype.js';
 import { DisposedError } from './errors.js';
 import type { Address } from './native.js';
 
@@ -15,17 +15,17 @@ export class PinnedArray<T extends DType = DType> implements Disposable {
   readonly #host: HostArray<T>;
   #free: (() => void) | undefined;
 
-  /** @internal Use {@link Device.pinned}. */
-  constructor(device: Device, dtype: T, length: number, address: Address, buffer: ArrayBuffer, free: () => void) {
+  /** @internal Use {@link Device.pinned} or {@link Device.pin}. */
+  constructor(device: Device, dtype: T, host: HostArray<T>, address: Address, free: () => void) {
     this.device = device;
     this.dtype = dtype;
-    this.length = length;
+    this.length = host.length;
     this.#address = address;
-    this.#host = hostArray(dtype, length, buffer);
+    this.#host = host;
     this.#free = free;
   }
 
-  /** The elements, in place. Empty after disposal. */
+  /** The elements, in place. After disposal empty, unless they were there before ({@link Device.pin}). */
   get host(): HostArray<T> {
     return this.#host;
   }
@@ -37,7 +37,7 @@ export class PinnedArray<T extends DType = DType> implements Disposable {
     return this.#address;
   }
 
-  /** Waits for the device, frees the memory and leaves {@link host} empty. */
+  /** Waits for the device and frees the memory, or unlocks it where it was there before. */
   [Symbol.dispose](): void {
     const free = this.#free;
     this.#free = undefined;

@@ -115,6 +115,15 @@ describe.each([
       expect([...back.host]).toEqual([...host.host].map((value) => value * 2));
     });
 
+    it('copies from memory that was there before, once it is locked', () => {
+      const data = normals(5000);
+      const x = device.array('f32', 5000);
+      using pinned = device.pin('f32', data);
+      stream.copy(x, pinned);
+      stream.synchronize();
+      expect(x.read()).toEqual(data);
+    });
+
     it('replays a captured stretch with the data of the moment', async () => {
       using start = device.event({ timed: true });
       using end = device.event({ timed: true });

@@ -99,6 +99,14 @@ export class FakeNative {
         this.pinned.set(pointer, first!);
         return { status, value: { pointer, buffer: new ArrayBuffer(first!) } };
       }
+      case 'pinArray': {
+        const address = status === 0 ? this.#take((args[0] as ArrayBufferView).byteLength) : 0;
+        if (status === 0) this.pinned.set(address, (args[0] as ArrayBufferView).byteLength);
+        return { status, value: address };
+      }
+      case 'unpin':
+        if (!this.pinned.delete(first!)) this.problems.push(`unpin of ${first}`);
+        return status;
       case 'detach':
         structuredClone(args[0], { transfer: [args[0] as ArrayBuffer] });
         return undefined;

@@ -84,6 +84,38 @@ describe('lifetimes', () => {
   });
 });
 
+describe('memory that was there before', () => {
+  it('is locked in place, unlocked on disposal, and left alone', () => {
+    const fake = new FakeNative();
+    using device = fake.device();
+    using stream = device.stream();
+    const data = Float32Array.of(1, 2, 3);
+    const pinned = device.pin('f32', data);
+    expect(pinned.host).toBe(data);
+    expect(device.memory.pinned).toBe(12);
+    stream.copy(device.array('f32', 3), pinned);
+    pinned[Symbol.dispose]();
+    expect(device.memory.pinned).toBe(0);
+    expect(data.length).toBe(3);
+    expect(() => stream.copy(device.array('f32', 3), pinned)).toThrow(DisposedError);
+    expect(() => device.pin('bf16', data as never)).toThrow(/must be a Uint16Array/);
+    fake.failures.set('pinArray', OUT_OF_MEMORY);
+    expect(() => device.pin('f32', data)).toThrow(OutOfMemoryError);
+    expect(fake.problems).toEqual([]);
+  });
+
+  it('one allocation can be carved into arrays of several types', () => {
+    const fake = new FakeNative();
+    using device = fake.device();
+    const arena = device.array('u8', 1000);
+    const [a, b] = [arena.view(0, 256).as('f32'), arena.view(256, 101).as('bf16')];
+    expect([a.length, a.dtype, b.length, b.dtype]).toEqual([64, 'f32', 50, 'bf16']);
+    expect(b.address - arena.address).toBe(256);
+    arena[Symbol.dispose]();
+    expect(() => a.address).toThrow(DisposedError);
+  });
+});
+
 describe('order', () => {
   it('queues exactly what is asked, in order', () => {
     const fake = new FakeNative();

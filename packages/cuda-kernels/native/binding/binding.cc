@@ -195,6 +195,19 @@ Napi::Value detach(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// Page-locks the memory of a typed array in place, and says where it is.
+Napi::Value pin_array(const Napi::CallbackInfo& info) {
+  const auto array = info[0].As<Napi::TypedArray>();
+  void* const host = static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  return result(info.Env(), cudaHostRegister(host, array.ByteLength(), cudaHostRegisterPortable), pack(host));
+}
+cudaError_t unpin(void* pointer) {
+  // Work that still uses it must end first.
+  const cudaError_t status = cudaDeviceSynchronize();
+  const cudaError_t unpinned = cudaHostUnregister(pointer);
+  return status != cudaSuccess ? status : unpinned;
+}
+
 // Copies between a typed array and the device; returns when the array may be used again.
 Napi::Value copy_array(const Napi::CallbackInfo& info) {
   const auto stream = unpack<cudaStream_t>(info[0]);
@@ -307,6 +320,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("allocatePinned", allocate_pinned);
   add("detach", detach);
   add("freePinned", exported<free_pinned>);
+  add("pinArray", pin_array);
+  add("unpin", exported<unpin>);
   add("copy", exported<copy>);
   add("copyArray", copy_array);
   add("fillBytes", exported<fill_bytes>);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -334,6 +335,7 @@ namespace {
 size_t device_memory = size_t{8} << 30;
 size_t device_memory_used = 0;
 std::map<void*, size_t> allocations;
+std::set<void*> registered;
 std::vector<CUstream_st*> streams;
 CUstream_st default_stream;
 unsigned failing_call = 0;
@@ -407,6 +409,8 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    case cudaErrorHostMemoryAlreadyRegistered: return "cudaErrorHostMemoryAlreadyRegistered";
+    case cudaErrorHostMemoryNotRegistered: return "cudaErrorHostMemoryNotRegistered";
     case cudaErrorNotSupported: return "cudaErrorNotSupported";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
@@ -500,6 +504,14 @@ cudaError_t cudaFreeHost(void* pointer) {
   drain_all();
   std::free(pointer);
   return sticky_error;
+}
+cudaError_t cudaHostRegister(void* pointer, size_t, unsigned) {
+  RETURN_ON_FAULT();
+  return registered.insert(pointer).second ? cudaSuccess : report(cudaErrorHostMemoryAlreadyRegistered);
+}
+cudaError_t cudaHostUnregister(void* pointer) {
+  drain_all();
+  return registered.erase(pointer) == 1 ? sticky_error : report(cudaErrorHostMemoryNotRegistered);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   RETURN_ON_FAULT();
