@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "bandwidth.h"
 #include "isa.h"
 #include "magicpig/pool.h"
 #include "magicpig/selector.h"
@@ -129,6 +130,13 @@ Napi::Value StoreStats(const Napi::CallbackInfo& info, StoreHandle& store) {
 
 Napi::Value StoreBytes(const Napi::CallbackInfo& info, StoreHandle& store) {
   return Napi::Number::New(info.Env(), static_cast<double>(store->pages().bytes()));
+}
+
+// (store, bytes, rounds)
+Napi::Value ReadBandwidth(const Napi::CallbackInfo& info, StoreHandle& store) {
+  const auto bytes = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+  return Napi::Number::New(info.Env(),
+                           MeasureReadBandwidth(store->pool(), bytes, static_cast<int>(Number(info[2]))));
 }
 
 Napi::Value DisposeStore(const Napi::CallbackInfo& info, StoreHandle& store) {
@@ -325,6 +333,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("createStore", CreateStore);
   add("storeStats", WithHandle<StoreHandle, kStoreTag, StoreStats>);
   add("storeBytes", WithHandle<StoreHandle, kStoreTag, StoreBytes>);
+  add("readBandwidth", WithHandle<StoreHandle, kStoreTag, ReadBandwidth>);
   add("disposeStore", WithHandle<StoreHandle, kStoreTag, DisposeStore>);
   add("openSequence", WithHandle<StoreHandle, kStoreTag, OpenSequence>);
   add("sequenceLength", WithHandle<SequenceHandle, kSequenceTag, SequenceLength>);

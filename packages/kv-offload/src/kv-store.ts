@@ -112,6 +112,19 @@ export class KvStore implements Disposable {
     return Math.ceil(tokens / this.pageTokens) * this.#pageBytes;
   }
 
+  /**
+   * The machine's read bandwidth in bytes a second, over memory of the store's kind and all of its threads: what exact
+   * attention over a long context is limited by. Takes some tens of milliseconds.
+   * @param bytes read in each round, shared by the threads; several times the last cache. Default 256 MiB.
+   * @param rounds the fastest of which counts. Default 5.
+   * @throws KvOutOfMemoryError
+   */
+  readBandwidth(bytes = 2 ** 28, rounds = 5): number {
+    checkInteger('bytes', bytes, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger('rounds', rounds, 1, 1000);
+    return translateErrors(() => native.readBandwidth(this.handle, bytes, rounds));
+  }
+
   stats(): KvStats {
     return { ...native.storeStats(this.handle), isa: native.isa };
   }

@@ -26,6 +26,7 @@ export interface Native {
     threads: number;
   };
   storeBytes(store: object): number;
+  readBandwidth(store: object, bytes: number, rounds: number): number;
   disposeStore(store: object): void;
   openSequence(store: object): object;
   sequenceLength(sequence: object): number;

@@ -1,0 +1,73 @@
+// One layer of attention with a filled context, for the benchmarks.
+import { KvStore } from '@magicpig/kv-offload';
+import { SimHashTables } from '@magicpig/lsh';
+
+/** Median milliseconds of `run` over `rounds` calls, after one that does not count. */
+export function median(rounds, run) {
+  run();
+  const times = Array.from({ length: rounds }, () => {
+    const start = performance.now();
+    run();
+    return performance.now() - start;
+  });
+  return times.sort((a, b) => a - b)[rounds >> 1];
+}
+
+/** Clustered keys (a few directions plus noise, as real keys have), so that the tables draw an uneven few percent. */
+function fill(rows, width, headDim, random) {
+  const data = new Float32Array(rows * width);
+  for (let i = 0; i < data.length; i++) data[i] = random() + random() + random() - 1.5 + (i % headDim < 4 ? 0.5 : 0);
+  return data;
+}
+
+export function setting({ length, queryHeads, kvHeads, headDim, threads, dtype = 'bf16', batch = 1, tables = true }) {
+  const store = new KvStore({ layers: 1, kvHeads, queryHeads, headDim, threads, dtype });
+  let state = 1;
+  const random = () => (state = (state * 16807) % 2147483647) / 2147483647;
+  const chunk = 2048;
+  const [kv, q] = [kvHeads * headDim, queryHeads * headDim];
+  const rows = fill(chunk, kv, headDim, random);
+  const queries = fill(batch, q, headDim, random);
+  const output = new Float32Array(batch * q);
+  const sequences = Array.from({ length: batch }, () => store.open());
+  for (const sequence of sequences) {
+    for (let at = 0; at < length; at += chunk) {
+      // Another offset for each chunk, so that no two chunks hold the same rows.
+      const view = fill(Math.min(chunk, length - at), kv, headDim, random);
+      const step = store.step([{ sequence, tokens: view.length / kv }]);
+      step.append(0, { data: view, offset: 0, stride: kv }, { data: view, offset: 0, stride: kv });
+    }
+  }
+  const [begin, end] = [4, Math.max(4, length - 64)];
+  let index;
+  if (tables) {
+    index = sequences.map((sequence) => {
+      const lsh = new SimHashTables({ heads: kvHeads, dim: headDim, bits: 10, tables: 150, seed: 1, threads });
+      for (let head = 0; head < kvHeads; head++) lsh.add(head, store.readKeys(sequence, 0, head, begin, end));
+      return lsh;
+    });
+  }
+  const sampling = index?.map((lsh) => ({ selector: lsh.selector, begin, end }));
+  const attend = (options) => {
+    const step = store.step(sequences.map((sequence) => ({ sequence, tokens: 1 })));
+    step.append(0, { data: rows, offset: 0, stride: kv }, { data: rows, offset: 0, stride: kv });
+    step.attend(0, { data: queries, offset: 0, stride: q }, { data: output, offset: 0, stride: q }, options);
+    step.rollback();
+  };
+  return {
+    store,
+    attend,
+    exact: () => attend(),
+    sampled: () => attend({ sampling }),
+    sampledShare: () => {
+      const keysRead = new Float64Array(batch);
+      attend({ sampling, keysRead });
+      return (keysRead[0] / queryHeads - (length + 1 - (end - begin))) / (end - begin);
+    },
+    bytes: 2 * length * kv * (dtype === 'f32' ? 4 : 2) * batch,
+    dispose() {
+      for (const lsh of index ?? []) lsh[Symbol.dispose]();
+      store[Symbol.dispose]();
+    },
+  };
+}
