@@ -101,19 +101,20 @@ struct FloatCore {
     for (uint32_t i = dim; i < PaddedDim(dim); ++i) out[i] = 0.0f;
   }
 
-  // scores[g][j] = query_g . key_j for g < G, j < n; up to kLanes scores behind them are overwritten. Calls touch(j)
-  // shortly before it reads key_j.
-  template <int G, typename Touch>
+  // scores[g][j] = query_g . key_j for g < G, j < n; up to kLanes scores behind them are overwritten. Prefetches the
+  // row at ahead(j) along with key_j.
+  template <int G, typename Ahead>
   static MAGICPIG_INLINE void Scores(const uint8_t* const* keys, uint32_t n, const void* queries, uint32_t dim,
-                                     float* scores, Touch touch) {
+                                     float* scores, Ahead ahead) {
     constexpr int kKeys = V::kLanes / (G == 3 ? 4 : G);
     const auto* query = static_cast<const float*>(queries);
     const uint32_t stride = PaddedDim(dim);
     for (uint32_t j = 0; j < n; j += kKeys) {
       const uint8_t* row[kKeys];
+      const uint8_t* later[kKeys];
       for (int k = 0; k < kKeys; ++k) {
-        touch(j + k);
         row[k] = keys[j + k < n ? j + k : n - 1];
+        later[k] = ahead(j + k);
       }
       F sum[V::kLanes];
       for (F& s : sum) s = V::Zero();
@@ -123,6 +124,7 @@ struct FloatCore {
         for (int g = 0; g < G; ++g) q[g] = V::Load(query + g * stride + i);
         for (int k = 0; k < kKeys; ++k) {
           const F key = load(row[k], i);
+          __builtin_prefetch(later[k] + i * Elements::kBytes, 0, 2);
           for (int g = 0; g < G; ++g) sum[g * kKeys + k] = V::Fma(key, q[g], sum[g * kKeys + k]);
         }
       };
@@ -136,20 +138,21 @@ struct FloatCore {
     }
   }
 
-  // o_g = o_g * scale[g] + sum_j weights[g][j] value_j. Calls touch(j) shortly before it reads value_j.
-  template <int G, typename Touch>
+  // o_g = o_g * scale[g] + sum_j weights[g][j] value_j. Prefetches the row at
+  // ahead(j) along with value_j.
+  template <int G, typename Ahead>
   static MAGICPIG_INLINE void Accumulate(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t dim,
-                                         const float* scale, float* o, uint32_t stride, Touch touch) {
+                                         const float* scale, float* o, uint32_t stride, Ahead ahead) {
     constexpr int kPanel = G == 1 ? 8 : G == 2 ? V::kRegisters / 2 : V::kRegisters / 4;
     uint32_t i = 0;
     for (; i + kPanel * V::kLanes <= dim; i += kPanel * V::kLanes) {
-      Panel<G, kPanel>(values, n, weights, i, scale, o, stride, kLoad, touch);
+      Panel<G, kPanel>(values, n, weights, i, scale, o, stride, kLoad, ahead);
     }
     for (; i + V::kLanes <= dim; i += V::kLanes) {
-      Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoad, touch);
+      Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoad, ahead);
     }
     if constexpr (V::kLanes == 16) {
-      if (i < dim) Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoadHalf, touch);
+      if (i < dim) Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoadHalf, ahead);
     }
   }
 
@@ -196,9 +199,9 @@ struct FloatCore {
   static constexpr auto kLoad = [](const auto* row, uint32_t i) { return Elements::Load(row, i); };
   static constexpr auto kLoadHalf = [](const auto* row, uint32_t i) { return Elements::LoadHalf(row, i); };
 
-  template <int G, int N, typename Load, typename Touch>
+  template <int G, int N, typename Load, typename Ahead>
   static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t i,
-                                    const float* scale, float* o, uint32_t stride, Load load, Touch touch) {
+                                    const float* scale, float* o, uint32_t stride, Load load, Ahead ahead) {
     F sum[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -206,9 +209,12 @@ struct FloatCore {
       }
     }
     for (uint32_t j = 0; j < n; ++j) {
-      if (i == 0) touch(j);
+      const uint8_t* later = ahead(j);
       F value[N];
-      for (int k = 0; k < N; ++k) value[k] = load(values[j], i + k * V::kLanes);
+      for (int k = 0; k < N; ++k) {
+        value[k] = load(values[j], i + k * V::kLanes);
+        __builtin_prefetch(later + (i + k * V::kLanes) * Elements::kBytes, 0, 2);
+      }
       for (int g = 0; g < G; ++g) {
         const F weight = V::Set1(weights[g * kTileKeys + j]);
         for (int k = 0; k < N; ++k) sum[g][k] = V::Fma(weight, value[k], sum[g][k]);
@@ -247,23 +253,26 @@ MAGICPIG_INLINE float SoftmaxTile(float* scores, uint32_t n, float& max, float& 
 
 // Exact attention of a few query heads ---------------------------------------------------------------------------------
 
-// Rows between the prefetch of a row and its use. The prefetcher of the hardware stops at the end of each page of 4 KiB,
-// and a head's rows are that only in a few of them.
-inline constexpr uint32_t kAhead = 40;
+// Rows between the prefetch of a row into the second cache and its use, measured: of adjacent rows and of gathered ones.
+// The hardware's own prefetcher stops at the end of each page of 4 KiB, and gathered rows it cannot know. A line is
+// prefetched with each line that is used: the few that may be on their way at once limit what is read, and a burst
+// leaves them idle afterwards.
+inline constexpr uint32_t kAheadInSpan = 96;
+inline constexpr uint32_t kAheadInSelection = 40;
 
 template <class Core, int G>
 MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const uint8_t* const* keys, const uint8_t* const* values,
                                  uint32_t n, const void* queries, float* states) {
   const uint32_t dim = rows.dim, stride = StateSize(dim);
   alignas(64) float scores[G * kTileKeys + Core::V::kLanes];
-  Core::template Scores<G>(keys, n, queries, dim, scores, [&](uint32_t j) { Prefetch(keys[j + kAhead], rows.row_bytes); });
+  Core::template Scores<G>(keys, n, queries, dim, scores, [&](uint32_t j) { return keys[j + kAheadInSpan]; });
   float scale[G];
   for (int g = 0; g < G; ++g) {
     float* state = states + g * stride;
     scale[g] = SoftmaxTile<typename Core::V>(scores + g * kTileKeys, n, StateMax(state, dim), StateSum(state, dim));
   }
   Core::template Accumulate<G>(values, n, scores, dim, scale, states, stride,
-                               [&](uint32_t j) { Prefetch(values[j + kAhead], rows.row_bytes); });
+                               [&](uint32_t j) { return values[j + kAheadInSpan]; });
 }
 
 template <class Core>
@@ -271,12 +280,12 @@ void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* 
                 float* states) {
   const uint32_t query_bytes = Core::QueryBytes(rows.dim), stride = StateSize(rows.dim);
   // Those of the tile, and behind them those to prefetch.
-  const uint8_t* keys[kTileKeys + kAhead];
-  const uint8_t* values[kTileKeys + kAhead];
+  const uint8_t* keys[kTileKeys + kAheadInSpan];
+  const uint8_t* values[kTileKeys + kAheadInSpan];
   for (uint32_t token = begin; token < end;) {
     const uint32_t next = (token / kTileKeys + 1) * kTileKeys;
     const uint32_t n = (next < end ? next : end) - token;
-    for (uint32_t j = 0; j < kTileKeys + kAhead; ++j) {
+    for (uint32_t j = 0; j < kTileKeys + kAheadInSpan; ++j) {
       const uint32_t at = token + j < end ? token + j : end - 1;
       keys[j] = rows.Key(at);
       values[j] = rows.Value(at);
@@ -302,7 +311,8 @@ void ScoreSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* p
     const uint8_t* keys[kTileKeys];
     const uint32_t n = end - token < kTileKeys ? end - token : kTileKeys;
     for (uint32_t j = 0; j < n; ++j) keys[j] = rows.Key(token + j);
-    Core::template Scores<1>(keys, n, prepared, rows.dim, scores + (token - begin), [](uint32_t) {});
+    Core::template Scores<1>(keys, n, prepared, rows.dim, scores + (token - begin),
+                             [&](uint32_t j) { return keys[j < n ? j : 0]; });
   }
 }
 
@@ -320,15 +330,15 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
   const auto at = [&](uint32_t j) { return ids[j < count ? j : count - 1]; };
 
   // s_i = q . k_i / sqrt(d)
-  for (uint32_t j = 0; j < kAhead && j < count; ++j) Prefetch(rows.Key(first + ids[j]), rows.row_bytes);
+  for (uint32_t j = 0; j < kAheadInSelection && j < count; ++j) Prefetch(rows.Key(first + ids[j]), rows.row_bytes);
   for (uint32_t j = 0; j < count; j += kTileKeys) {
     const uint8_t* keys[kTileKeys];
     const uint32_t n = count - j < kTileKeys ? count - j : kTileKeys;
     for (uint32_t k = 0; k < n; ++k) keys[k] = rows.Key(first + ids[j + k]);
     Core::template Scores<1>(keys, n, prepared, dim, scores + j, [&](uint32_t k) {
-      const uint32_t ahead = at(j + k + kAhead);
-      Prefetch(rows.Key(first + ahead), rows.row_bytes);
-      if (by_cosine) __builtin_prefetch(selection.inverse_norms + ahead, 0, 3);
+      const uint32_t id = at(j + k + kAheadInSelection);
+      if (by_cosine) __builtin_prefetch(selection.inverse_norms + id, 0, 2);
+      return rows.Key(first + id);
     });
   }
 
@@ -357,7 +367,7 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
   }
 
   // softmax
-  for (uint32_t j = 0; j < kAhead && j < count; ++j) Prefetch(rows.Value(first + ids[j]), rows.row_bytes);
+  for (uint32_t j = 0; j < kAheadInSelection && j < count; ++j) Prefetch(rows.Value(first + ids[j]), rows.row_bytes);
   for (uint32_t j = count; j < count + V::kLanes; ++j) scores[j] = -INFINITY;
   F largest = V::Load(scores);
   for (uint32_t j = V::kLanes; j < count; j += V::kLanes) largest = V::Max(largest, V::Load(scores + j));
@@ -381,7 +391,7 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
     const uint32_t n = count - j < kTileKeys ? count - j : kTileKeys;
     for (uint32_t k = 0; k < n; ++k) values[k] = rows.Value(first + ids[j + k]);
     Core::template Accumulate<1>(values, n, scores + j, dim, &rescale, state, 0,
-                                 [&](uint32_t k) { Prefetch(rows.Value(first + at(j + k + kAhead)), rows.row_bytes); });
+                                 [&](uint32_t k) { return rows.Value(first + at(j + k + kAheadInSelection)); });
     rescale = 1.0f;
   }
 }

@@ -22,18 +22,19 @@ struct Bf16Core {
     for (uint32_t i = dim; i < PaddedDim(dim); ++i) out[i] = 0;
   }
 
-  template <int G, typename Touch>
+  template <int G, typename Ahead>
   static MAGICPIG_INLINE void Scores(const uint8_t* const* keys, uint32_t n, const void* queries, uint32_t dim,
-                                     float* scores, Touch touch) {
+                                     float* scores, Ahead ahead) {
     constexpr int kKeys = 16 / (G == 3 ? 4 : G);
     const auto* query = static_cast<const uint16_t*>(queries);
     const uint32_t stride = PaddedDim(dim);
     const __mmask32 tail = TailMask(dim);
     for (uint32_t j = 0; j < n; j += kKeys) {
       const uint8_t* row[kKeys];
+      const uint8_t* later[kKeys];
       for (int k = 0; k < kKeys; ++k) {
-        touch(j + k);
         row[k] = keys[j + k < n ? j + k : n - 1];
+        later[k] = ahead(j + k);
       }
       F sum[16];
       for (F& s : sum) s = V::Zero();
@@ -43,6 +44,7 @@ struct Bf16Core {
         for (int g = 0; g < G; ++g) q[g] = _mm512_loadu_si512(query + g * stride + i);
         for (int k = 0; k < kKeys; ++k) {
           const __m512i key = load(row[k] + 2 * i);
+          __builtin_prefetch(later[k] + 2 * i, 0, 2);
           for (int g = 0; g < G; ++g) sum[g * kKeys + k] = Dot(sum[g * kKeys + k], key, q[g]);
         }
       };
@@ -54,9 +56,9 @@ struct Bf16Core {
     }
   }
 
-  template <int G, typename Touch>
+  template <int G, typename Ahead>
   static MAGICPIG_INLINE void Accumulate(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t dim,
-                                         const float* scale, float* o, uint32_t stride, Touch touch) {
+                                         const float* scale, float* o, uint32_t stride, Ahead ahead) {
     alignas(64) uint16_t packed[G * kTileKeys];
     const uint32_t pairs = (n + 1) / 2;
     for (int g = 0; g < G; ++g) {
@@ -65,10 +67,9 @@ struct Bf16Core {
     }
     // Whole rows at a time (two query heads' sums of 128 elements fit in registers): a first pass over the halves of all
     // rows would leave the hardware's prefetcher half of the lines.
-    Heads<0, (G < 2 ? G : 2)>(values, n, pairs, packed, dim, scale, o, stride, touch);
+    Heads<0, (G < 2 ? G : 2)>(values, n, pairs, packed, dim, scale, o, stride, ahead);
     if constexpr (G > 2) {
-      const auto untouched = [](uint32_t) {};
-      Heads<2, G - 2>(values, n, pairs, packed, dim, scale, o, stride, untouched);
+      Heads<2, G - 2>(values, n, pairs, packed, dim, scale, o, stride, ahead);
     }
   }
 
@@ -175,25 +176,25 @@ struct Bf16Core {
     }
   }
 
-  template <int First, int G, typename Touch>
+  template <int First, int G, typename Ahead>
   static MAGICPIG_INLINE void Heads(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
-                                    uint32_t dim, const float* scale, float* o, uint32_t stride, Touch touch) {
+                                    uint32_t dim, const float* scale, float* o, uint32_t stride, Ahead ahead) {
     weights += First * kTileKeys;
     scale += First;
     o += First * stride;
     uint32_t i = 0;
-    for (; i + 128 <= dim; i += 128) Panel<G, 4>(values, n, pairs, weights, i, ~0u, scale, o, stride, touch);
-    for (; i + 64 <= dim; i += 64) Panel<G, 2>(values, n, pairs, weights, i, ~0u, scale, o, stride, touch);
+    for (; i + 128 <= dim; i += 128) Panel<G, 4>(values, n, pairs, weights, i, ~0u, scale, o, stride, ahead);
+    for (; i + 64 <= dim; i += 64) Panel<G, 2>(values, n, pairs, weights, i, ~0u, scale, o, stride, ahead);
     for (; i < dim; i += 32) {
-      Panel<G, 1>(values, n, pairs, weights, i, dim - i >= 32 ? ~0u : TailMask(dim), scale, o, stride, touch);
+      Panel<G, 1>(values, n, pairs, weights, i, dim - i >= 32 ? ~0u : TailMask(dim), scale, o, stride, ahead);
     }
   }
 
   // Elements [i, i + 32 N) of the weighted sum, two rows at a time.
-  template <int G, int N, typename Touch>
+  template <int G, int N, typename Ahead>
   static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
                                     uint32_t i, __mmask32 mask, const float* scale, float* o, uint32_t stride,
-                                    Touch touch) {
+                                    Ahead ahead) {
     F even[G][N], odd[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -203,16 +204,16 @@ struct Bf16Core {
       }
     }
     for (uint32_t j = 0; j < pairs; ++j) {
-      if (i == 0) {
-        touch(2 * j);
-        touch(2 * j + 1);
-      }
+      const uint8_t* later_a = ahead(2 * j) + 2 * i;
+      const uint8_t* later_b = ahead(2 * j + 1) + 2 * i;
       const uint8_t* a = values[2 * j] + 2 * i;
       const uint8_t* b = values[2 * j + 1 < n ? 2 * j + 1 : 2 * j] + 2 * i;
       __m512i low[N], high[N];
       for (int k = 0; k < N; ++k) {
         const __m512i first = _mm512_maskz_loadu_epi16(mask, a + 64 * k);
         const __m512i second = _mm512_maskz_loadu_epi16(mask, b + 64 * k);
+        __builtin_prefetch(later_a + 64 * k, 0, 2);
+        __builtin_prefetch(later_b + 64 * k, 0, 2);
         low[k] = _mm512_unpacklo_epi16(first, second);
         high[k] = _mm512_unpackhi_epi16(first, second);
       }
