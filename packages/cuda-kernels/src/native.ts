@@ -93,6 +93,10 @@ export interface Native {
   simhash(...args: (number | boolean)[]): Status;
   hadamardFlips(...args: number[]): Status;
   hadamard(...args: (number | boolean)[]): Status;
+  sketchFlips(...args: number[]): Status;
+  sketchEncode(...args: (number | boolean)[]): Status;
+  sketchDraw(...args: number[]): Status;
+  sketchDrawWorkspace(dim: number, kvHeads: number, group: number, capacity: number): number;
   columnMean(...args: (number | boolean)[]): Status;
   tableBuild(...args: number[]): Status;
   tableBuildWorkspace(keys: number, bits: number, tables: number): number;

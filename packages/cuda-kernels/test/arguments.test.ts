@@ -24,6 +24,9 @@ import {
   type Stream,
   simhash,
   simhashProjections,
+  sketchDraw,
+  sketchEncode,
+  sketchFlips,
   swiglu,
   tableBuild,
 } from '../src/index.js';
@@ -41,6 +44,7 @@ interface Kernel {
 }
 
 const rows = 3;
+const sketch = { dim: 60, bits: 3, kvHeads: 2, capacity: 100 };
 const hash = { dim: 64, bits: 12, tables: 5 };
 
 const KERNELS: Record<string, Kernel> = {
@@ -174,6 +178,40 @@ const KERNELS: Record<string, Kernel> = {
     arrays: { codes: ['u16', 3 * 5], x: ['bf16', 3 * 64], projections: ['i8', 3 * 8] },
     sizes: { ...hash, projection: 'hadamard', rows },
     wrong: { projection: 'random' },
+  },
+  sketchFlips: {
+    run: sketchFlips,
+    arrays: { flips: ['i32', 6] },
+    sizes: { ...sketch, seed: 1 },
+    wrong: { seed: 0.5, dim: 257 },
+  },
+  sketchEncode: {
+    run: sketchEncode,
+    arrays: {
+      codes: ['i32', 2 * 100 * 3 * 2],
+      factors: ['u16', 200],
+      x: ['bf16', 4 * 70 + 60],
+      centre: ['f32', 60],
+      flips: ['i32', 6],
+    },
+    sizes: { ...sketch, rows: 5, stride: 70, kvHead: 1, firstKey: 95 },
+    wrong: { bits: 5, rows: 6, kvHead: 2, firstKey: 101, stride: 59 },
+  },
+  sketchDraw: {
+    run: sketchDraw,
+    arrays: {
+      ids: ['i32', 6 * 50],
+      minusLog: ['f32', 6 * 50],
+      counts: ['i32', 6],
+      codes: ['i32', 2 * 100 * 3 * 2],
+      factors: ['u16', 200],
+      flips: ['i32', 6],
+      q: ['f32', 6 * 60],
+      centres: ['f32', 2 * 60],
+      workspace: ['u8', 60 + 2 + 3 + 100],
+    },
+    sizes: { ...sketch, queryHeads: 6, keys: 80, room: 50, budget: 20, layer: 0, step: 7 },
+    wrong: { queryHeads: 5, keys: 101, budget: -1, floor: 0, step: -1, layer: 2 ** 32 },
   },
   columnMean: {
     run: columnMean,

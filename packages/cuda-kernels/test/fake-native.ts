@@ -130,6 +130,8 @@ export class FakeNative {
         const [keys, bits, tables] = args as number[];
         return bits! <= 11 ? 0 : keys! * tables! * 2;
       }
+      case 'sketchDrawWorkspace':
+        return (args as number[]).reduce((sum, value) => sum + value);
       case 'free':
         if (!this.allocations.delete(first!)) this.problems.push(`free of ${first}`);
         return status;

@@ -22,6 +22,7 @@
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
 #include "../kernels/simhash.h"
+#include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
 #include "../runtime/cublaslt.h"
 #include "../test/harness.h"
@@ -256,6 +257,32 @@ void run_all(Bench& b, CublasLt& library, bool small) {
           [&](int) { return hadamard_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), flips.get(), all); });
     b.add("column_mean", text("%d rows, 8 x 128", keys / kv_heads), 2.0 * keys * dim, 0,
           [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
+  }
+  if (b.wanted("sketch")) {
+    const int keys = small ? 500 : 98304;
+    const auto x = random_f32(static_cast<size_t>(keys) * dim, 60), q = random_f32(static_cast<size_t>(heads) * dim, 61);
+    for (const int width : {1, 2, 4}) {
+      const SketchShape shape{dim, width, kv_heads, heads / kv_heads, keys};
+      const int words = hadamard_size(dim) / 32;
+      DeviceBuffer<uint32_t> flips(kHadamardRotations * words), codes(static_cast<size_t>(kv_heads) * keys * width * words);
+      DeviceBuffer<uint16_t> factors(static_cast<size_t>(kv_heads) * keys);
+      const int room = small ? 100 : 8192;
+      DeviceBuffer<uint32_t> ids(static_cast<size_t>(heads) * room);
+      DeviceBuffer<float> logs(ids.size());
+      DeviceBuffer<int32_t> counts(heads);
+      DeviceBuffer<char> scratch(sketch_draw_workspace(shape));
+      CHECK_CUDA(sketch_flips(s, flips.get(), dim, 1));
+      for (int head = 0; head < kv_heads; ++head) {
+        CHECK_CUDA(sketch_encode(s, codes.get(), factors.get(), x->get(), false, nullptr, flips.get(), shape, head, 0, keys, dim));
+      }
+      b.add("sketch_encode", text("%d keys of one head, %d bits, d = 128", keys, width), keys * (4.0 * dim + width * words * 4.0 + 2), 0, [&](int) {
+        return sketch_encode(s, codes.get(), factors.get(), x->get(), false, nullptr, flips.get(), shape, 0, 0, keys, dim);
+      });
+      b.add("sketch_draw", text("8 x %d keys, 32 queries, %d bits, d = 128", keys, width), kv_heads * keys * (width * words * 4.0 + 2), 0, [&](int i) {
+        return sketch_draw(s, ids.get(), logs.get(), counts.get(), scratch.get(), codes.get(), factors.get(), q->get(), nullptr, flips.get(), shape,
+                           SketchStep{keys, room, 0.02 * keys, 0.02, softmax_scale, 0, static_cast<uint32_t>(i), 1});
+      });
+    }
   }
   if (b.wanted("table_build")) {
     const int keys = small ? 2000 : 49152, count = small ? 8 : tables * kv_heads;

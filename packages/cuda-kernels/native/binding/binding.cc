@@ -16,6 +16,7 @@
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
 #include "../kernels/simhash.h"
+#include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
 #include "../runtime/cublaslt.h"
 
@@ -96,6 +97,21 @@ cudaError_t mean(cudaStream_t stream, float* out, const void* x, bool x_bf16, in
                  int64_t head_stride) {
   return x_bf16 ? column_mean_bf16(stream, out, static_cast<const bf16*>(x), rows, heads, dim, x_stride, head_stride)
                 : column_mean(stream, out, static_cast<const float*>(x), rows, heads, dim, x_stride, head_stride);
+}
+
+cudaError_t encode_sketch(cudaStream_t stream, uint32_t* codes, uint16_t* factors, const void* x, bool x_bf16, const float* centre,
+                          const uint32_t* flips, int dim, int bits, int kv_heads, int64_t capacity, int kv_head, int64_t first_key,
+                          int rows, int64_t x_stride) {
+  return sketch_encode(stream, codes, factors, x, x_bf16, centre, flips, SketchShape{dim, bits, kv_heads, 1, capacity}, kv_head, first_key,
+                       rows, x_stride);
+}
+
+cudaError_t draw_sketch(cudaStream_t stream, uint32_t* ids, float* minus_log, int32_t* counts, void* workspace, const uint32_t* codes,
+                        const uint16_t* factors, const float* q, const float* centres, const uint32_t* flips, int dim, int bits,
+                        int kv_heads, int group, int64_t capacity, int keys, int room, double budget, double floor_share, float scale,
+                        uint32_t layer, uint32_t step, uint64_t seed) {
+  return sketch_draw(stream, ids, minus_log, counts, workspace, codes, factors, q, centres, flips,
+                     SketchShape{dim, bits, kv_heads, group, capacity}, SketchStep{keys, room, budget, floor_share, scale, layer, step, seed});
 }
 
 // ---- Runtime -------------------------------------------------------------------------------------------------------------
@@ -260,6 +276,11 @@ Napi::Value build_workspace(const Napi::CallbackInfo& info) {
                            static_cast<double>(table_build_workspace(unpack<int>(info[0]), unpack<int>(info[1]), unpack<int>(info[2]))));
 }
 
+Napi::Value draw_workspace(const Napi::CallbackInfo& info) {
+  const SketchShape shape{unpack<int>(info[0]), 1, unpack<int>(info[1]), unpack<int>(info[2]), unpack<int64_t>(info[3])};
+  return Napi::Number::New(info.Env(), static_cast<double>(sketch_draw_workspace(shape)));
+}
+
 // ---- cuBLASLt: one handle for each thread that loads the addon -----------------------------------------------------------
 
 struct Instance {
@@ -368,6 +389,10 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("simhash", exported<hash>);
   add("hadamardFlips", exported<hadamard_flips>);
   add("hadamard", exported<hash_hadamard>);
+  add("sketchFlips", exported<sketch_flips>);
+  add("sketchEncode", exported<encode_sketch>);
+  add("sketchDraw", exported<draw_sketch>);
+  add("sketchDrawWorkspace", draw_workspace);
   add("columnMean", exported<mean>);
   add("tableBuild", exported<table_build>);
   add("tableBuildWorkspace", build_workspace);

@@ -1,6 +1,6 @@
 #include "hadamard.h"
 
-#include "../device/warp.h"
+#include "../device/rotation.h"
 
 namespace magicpig {
 namespace {
@@ -24,11 +24,7 @@ constexpr int kThreads = kWarps * kWarp;
 // Words of one vector's stream of signs, and one to spare.
 __host__ __device__ constexpr int stream_words(int size, int blocks) { return blocks * (size / 32) + 1; }
 
-__device__ __forceinline__ float load(const float* x) { return *x; }
-__device__ __forceinline__ float load(const bf16* x) { return to_float(*x); }
-
-// A warp hashes one vector: element 32 j + lane in register j, so that a butterfly's partner is in another register (strides of 32
-// and more) or in the lane that differs in one bit. 32-bit integers hold the 16-bit ones exactly.
+// A warp hashes one vector.
 template <int kSize, typename T>
 __global__ void __launch_bounds__(kThreads)
     hadamard_kernel(uint16_t* codes, float* inverse_norms, int32_t* non_finite, const T* x, const float* centre, const uint32_t* flips,
@@ -40,83 +36,26 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t* signs = dynamic_shared<uint32_t>() + warp * stream_words(kSize, blocks);
 
   float values[kRegisters];
-  uint32_t largest = 0;
-  double squares = 0;  // of the elements that equal this lane modulo 8, in their order, as @magicpig/lsh sums them
 #pragma unroll
   for (int j = 0; j < kRegisters; ++j) {
     const int i = j * 32 + lane;
-    float value = 0.0f;
-    if (i < shape.dim) {
-      value = load(x + row * shape.x_stride + i);
-      if (centre != nullptr) value = __fsub_rn(value, centre[i]);
-    }
-    values[j] = value;
-    const uint32_t magnitude = float_to_bits(value) & 0x7fffffffu;
-    largest = largest > magnitude ? largest : magnitude;
-    const double square = static_cast<double>(value) * static_cast<double>(value);
-#pragma unroll
-    for (int quarter = 0; quarter < 4; ++quarter) squares += __shfl_sync(kAllLanes, square, lane % 8 + 8 * quarter);
+    values[j] = i < shape.dim ? load_value(x + row * shape.x_stride + i) : 0.0f;
+    if (centre != nullptr && i < shape.dim) values[j] = __fsub_rn(values[j], centre[i]);
   }
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const uint32_t other = __shfl_xor_sync(kAllLanes, largest, lanes);
-    largest = largest > other ? largest : other;
-  }
-  double square = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) square += __shfl_sync(kAllLanes, squares, i);
-
-  const bool finite = largest < 0x7f800000u;
-  const bool zero = !finite || bits_to_float(largest) < 0x1p-100f;
-  const double norm = sqrt(square);
+  int rounded[kRegisters];
+  const Rounding rounding = round_by_norm(rounded, values);
   if (lane == 0) {
     if (inverse_norms != nullptr) {
-      inverse_norms[row] = !finite ? __builtin_nanf("") : zero ? 0.0f : static_cast<float>(1.0 / norm);
+      inverse_norms[row] = !rounding.finite ? __builtin_nanf("") : rounding.zero ? 0.0f : static_cast<float>(1.0 / rounding.norm);
     }
-    if (!finite && non_finite != nullptr) atomicAdd(non_finite, 1);
-  }
-  const float scale = zero ? 0.0f : static_cast<float>(static_cast<double>(kHadamardNorm) / norm);
-  int rounded[kRegisters];
-#pragma unroll
-  for (int j = 0; j < kRegisters; ++j) {
-    constexpr float kRound = 0x1.8p23f;
-    rounded[j] = zero ? 0 : static_cast<int>(float_to_bits(__fadd_rn(__fmul_rn(values[j], scale), kRound)) - float_to_bits(kRound));
+    if (!rounding.finite && non_finite != nullptr) atomicAdd(non_finite, 1);
   }
 
   for (int block = 0; block < blocks; ++block) {
     int v[kRegisters];
 #pragma unroll
     for (int j = 0; j < kRegisters; ++j) v[j] = rounded[j];
-#pragma unroll
-    for (int rotation = 0; rotation < kHadamardRotations; ++rotation) {
-#pragma unroll
-      for (int j = 0; j < kRegisters; ++j) {
-        const uint32_t word = __ldg(flips + (block * kHadamardRotations + rotation) * kRegisters + j);
-        if (word >> lane & 1u) v[j] = -v[j];
-      }
-#pragma unroll
-      for (int stage = 0; stage < hadamard_stages(kSize); ++stage) {
-        const int stride = hadamard_stride(kSize, stage);
-        const int shift = hadamard_halves(kSize, stage, rotation == 1) ? 1 : 0;
-        if (stride >= 32) {
-#pragma unroll
-          for (int j = 0; j < kRegisters; ++j) {
-            const int partner = j + stride / 32;
-            if ((j & (stride / 32)) == 0 && partner < kRegisters) {
-              const int sum = v[j] + v[partner], rest = v[j] - v[partner];
-              v[j] = sum >> shift;
-              v[partner] = rest >> shift;
-            }
-          }
-        } else {
-#pragma unroll
-          for (int j = 0; j < kRegisters; ++j) {
-            const int other = __shfl_xor_sync(kAllLanes, v[j], stride);
-            v[j] = ((lane & stride) != 0 ? other - v[j] : v[j] + other) >> shift;
-          }
-        }
-      }
-    }
+    rotate_vector(v, flips + block * kHadamardRotations * kRegisters);
 #pragma unroll
     for (int j = 0; j < kRegisters; ++j) {
       const uint32_t word = __ballot_sync(kAllLanes, v[j] > 0);

@@ -1,6 +1,7 @@
 // The index arithmetic of the kernels, over whole grids, on the CPU. No GPU and no emulator involved.
 #include "../device/layout.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <set>
@@ -10,6 +11,7 @@
 #include "../kernels/kv_view.h"
 #include "harness.h"
 #include "../kernels/simhash.h"
+#include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
 
 namespace magicpig::test {
@@ -191,6 +193,48 @@ void test_projection_weights() {
   EXPECT(pi.word[0] == 0xd16cfe09 && pi.word[1] == 0x94fdcceb && pi.word[2] == 0x5001e420 && pi.word[3] == 0x24126ea1);
 }
 
+void test_sketch() {
+  for (const int size : {64, 128, 256}) {
+    std::set<std::pair<int, int>> places;
+    for (int i = 0; i < size; ++i) {
+      EXPECT(plane_word(size, i) < size / 32 && plane_bit(size, i) < 32);
+      EXPECT(places.insert({plane_word(size, i), plane_bit(size, i)}).second);
+      // The four coordinates of one operand register lie in one word, a byte apart.
+      EXPECT(plane_word(size, i) == plane_word(size, i / 4 * 4));
+      EXPECT(plane_bit(size, i) == plane_bit(size, i / 4 * 4) + 8 * (i % 4));
+    }
+    EXPECT(places.size() == static_cast<size_t>(size));
+    for (int bits = 1; bits <= kMaxSketchBits; ++bits) {
+      for (const int step : sketch_grid(size, bits).steps) {
+        EXPECT(step > 0);
+        for (int y = -20000; y <= 20000; y += 7) {
+          const int level = static_cast<int>(std::floor(static_cast<double>(y) / step)) + (1 << (bits - 1));
+          EXPECT(sketch_level(y, step, bits) == std::min(std::max(level, 0), (1 << bits) - 1));
+        }
+      }
+    }
+  }
+  for (float x = 0; x > -90; x -= 0.0137f) EXPECT(std::fabs(sketch_exp(x) / std::exp(static_cast<double>(x)) - 1) < 2e-7 * (1 - x) || x < -87);
+  EXPECT(sketch_exp(0.0f) == 1.0f && sketch_exp(-1000.0f) == 0.0f && sketch_exp(-HUGE_VALF) == 0.0f);
+  float last = -HUGE_VALF;
+  for (const float x : {-1e30f, -2.5f, -1e-30f, 0.0f, 1e-30f, 3.0f, 1e30f}) {
+    EXPECT(ordered_bits(x) > ordered_bits(last) && ordered_bits(x) > 0 && from_ordered_bits(ordered_bits(x)) == x);
+    last = x;
+  }
+  // The threshold meets the budget, in the terms that it is computed in.
+  Random random(3);
+  const SketchBins bins = sketch_bins();
+  for (const double share : {0.001, 0.02, 0.3, 0.9, 1.0, 2.0}) {
+    std::vector<uint32_t> counts(kSketchBins);
+    int keys = 0;
+    for (uint32_t& count : counts) keys += static_cast<int>(count = static_cast<uint32_t>(random.integer(0, 50)));
+    const SketchDraw draw = sketch_threshold(counts.data(), bins, 0.0f, keys, share * keys, 0.02);
+    double expected = 0;
+    for (int i = 0; i < kSketchBins; ++i) expected += counts[i] * std::min(1.0, draw.tau * (bins.weight[i] + draw.floor));
+    EXPECT(std::fabs(expected - std::min(1.0, share) * keys) < 1e-4 * keys);
+  }
+}
+
 void test_segment_layout() {
   for (int bits : {1, 10, 16}) {
     for (int keys : {1, 100, 65535}) {
@@ -212,6 +256,7 @@ int test_layout() {
   test_kv_view();
   test_code_packing();
   test_projection_weights();
+  test_sketch();
   test_segment_layout();
   return layout_failures;
 }
