@@ -46,6 +46,7 @@ MAGICPIG_INLINE void Prefetch(const uint8_t* row, uint32_t bytes) {
 template <class V>
 struct F32Elements {
   static constexpr uint32_t kBytes = 4;
+  static constexpr bool kScaled = false;  // whether a row is its elements times Scale()
   static MAGICPIG_INLINE typename V::F Load(const uint8_t* row, uint32_t i) {
     return V::Load(reinterpret_cast<const float*>(row) + i);
   }
@@ -68,6 +69,7 @@ MAGICPIG_INLINE uint16_t ToBf16(float x) {
 template <class V>
 struct Bf16Elements {
   static constexpr uint32_t kBytes = 2;
+  static constexpr bool kScaled = false;
   static MAGICPIG_INLINE typename V::F Load(const uint8_t* row, uint32_t i) { return V::LoadBf16(row + 2 * i); }
   static MAGICPIG_INLINE typename V::F LoadHalf(const uint8_t* row, uint32_t i) { return V::LoadBf16Half(row + 2 * i); }
   static void StoreRow(const float* row, uint32_t dim, uint8_t* stored) {
@@ -81,6 +83,76 @@ struct Bf16Elements {
       const uint32_t bits = static_cast<uint32_t>(half) << 16;
       std::memcpy(row + i, &bits, sizeof bits);
     }
+  }
+};
+
+// float32 to IEEE half precision, to nearest even.
+template <class V>
+MAGICPIG_INLINE uint16_t ToF16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);   // NaN
+  if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // rounds to infinity
+  if (magnitude < 0x38800000) {  // subnormal: adding 1/2 leaves the multiples of 2^-24 in the lowest bits
+    float shifted;
+    std::memcpy(&shifted, &magnitude, sizeof shifted);
+    shifted += 0.5f;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    return static_cast<uint16_t>(sign | (bits - 0x3f000000));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13));
+}
+
+template <class V>
+struct F16Elements {
+  static constexpr uint32_t kBytes = 2;
+  static constexpr bool kScaled = false;
+  static MAGICPIG_INLINE typename V::F Load(const uint8_t* row, uint32_t i) { return V::LoadF16(row + 2 * i); }
+  static MAGICPIG_INLINE typename V::F LoadHalf(const uint8_t* row, uint32_t i) { return V::LoadF16Half(row + 2 * i); }
+  static void StoreRow(const float* row, uint32_t dim, uint8_t* stored) {
+    auto* out = reinterpret_cast<uint16_t*>(stored);
+    for (uint32_t i = 0; i < dim; ++i) out[i] = ToF16<V>(row[i]);
+  }
+  static void LoadRow(const uint8_t* stored, uint32_t dim, float* row) {
+    uint32_t i = 0;
+    for (; i + V::kLanes <= dim; i += V::kLanes) V::Store(row + i, Load(stored, i));
+    if constexpr (V::kLanes == 16) {
+      if (i < dim) {
+        float rest[16];
+        V::Store(rest, LoadHalf(stored, i));
+        std::memcpy(row + i, rest, (dim - i) * sizeof(float));
+      }
+    }
+  }
+};
+
+template <class V>
+struct Int8Elements {
+  static constexpr uint32_t kBytes = 1;
+  static constexpr bool kScaled = true;
+  static MAGICPIG_INLINE typename V::F Load(const uint8_t* row, uint32_t i) { return V::LoadInt8(row + i); }
+  static MAGICPIG_INLINE typename V::F LoadHalf(const uint8_t* row, uint32_t i) { return V::LoadInt8Half(row + i); }
+  static MAGICPIG_INLINE float Scale(const uint8_t* row, uint32_t dim) {
+    float scale;
+    std::memcpy(&scale, row + dim, sizeof scale);
+    return scale;
+  }
+  // The largest element becomes 127 or -127.
+  static void StoreRow(const float* row, uint32_t dim, uint8_t* stored) {
+    float largest = 0.0f;
+    for (uint32_t i = 0; i < dim; ++i) largest = __builtin_fabsf(row[i]) > largest ? __builtin_fabsf(row[i]) : largest;
+    const float scale = largest / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    for (uint32_t i = 0; i < dim; ++i) {
+      float x = row[i] * inverse;
+      x = x > 127.0f ? 127.0f : x > -127.0f ? x : -127.0f;  // rounding of 1 / scale, and NaN
+      stored[i] = static_cast<uint8_t>(static_cast<int8_t>(x + (x < 0.0f ? -0.5f : 0.5f)));
+    }
+    std::memcpy(stored + dim, &scale, sizeof scale);
+  }
+  static void LoadRow(const uint8_t* stored, uint32_t dim, float* row) {
+    const float scale = Scale(stored, dim);
+    for (uint32_t i = 0; i < dim; ++i) row[i] = static_cast<int8_t>(stored[i]) * scale;
   }
 };
 
@@ -134,6 +206,12 @@ struct FloatCore {
       }
       float total[V::kLanes];
       V::Store(total, V::SumEach(sum));
+      if constexpr (Elements::kScaled) {
+        for (int k = 0; k < kKeys; ++k) {
+          const float factor = Elements::Scale(row[k], dim);
+          for (int g = 0; g < G; ++g) total[g * kKeys + k] *= factor;
+        }
+      }
       for (int g = 0; g < G; ++g) std::memcpy(scores + g * kTileKeys + j, total + g * kKeys, kKeys * sizeof(float));
     }
   }
@@ -146,13 +224,13 @@ struct FloatCore {
     constexpr int kPanel = G == 1 ? 8 : G == 2 ? V::kRegisters / 2 : V::kRegisters / 4;
     uint32_t i = 0;
     for (; i + kPanel * V::kLanes <= dim; i += kPanel * V::kLanes) {
-      Panel<G, kPanel>(values, n, weights, i, scale, o, stride, kLoad, ahead);
+      Panel<G, kPanel>(values, n, weights, dim, i, scale, o, stride, kLoad, ahead);
     }
     for (; i + V::kLanes <= dim; i += V::kLanes) {
-      Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoad, ahead);
+      Panel<G, 1>(values, n, weights, dim, i, scale, o, stride, kLoad, ahead);
     }
     if constexpr (V::kLanes == 16) {
-      if (i < dim) Panel<G, 1>(values, n, weights, i, scale, o, stride, kLoadHalf, ahead);
+      if (i < dim) Panel<G, 1>(values, n, weights, dim, i, scale, o, stride, kLoadHalf, ahead);
     }
   }
 
@@ -200,8 +278,8 @@ struct FloatCore {
   static constexpr auto kLoadHalf = [](const auto* row, uint32_t i) { return Elements::LoadHalf(row, i); };
 
   template <int G, int N, typename Load, typename Ahead>
-  static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, const float* weights, uint32_t i,
-                                    const float* scale, float* o, uint32_t stride, Load load, Ahead ahead) {
+  static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, const float* weights,
+                                    [[maybe_unused]] uint32_t dim, uint32_t i, const float* scale, float* o, uint32_t stride, Load load, Ahead ahead) {
     F sum[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -216,7 +294,9 @@ struct FloatCore {
         __builtin_prefetch(later + (i + k * V::kLanes) * Elements::kBytes, 0, 2);
       }
       for (int g = 0; g < G; ++g) {
-        const F weight = V::Set1(weights[g * kTileKeys + j]);
+        float factor = weights[g * kTileKeys + j];
+        if constexpr (Elements::kScaled) factor *= Elements::Scale(values[j], dim);
+        const F weight = V::Set1(factor);
         for (int k = 0; k < N; ++k) sum[g][k] = V::Fma(weight, value[k], sum[g][k]);
       }
     }

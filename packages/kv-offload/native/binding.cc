@@ -84,6 +84,12 @@ using StoreHandle = std::shared_ptr<Store>;
 using SequenceHandle = std::shared_ptr<Sequence>;
 using StepHandle = std::unique_ptr<Step>;
 
+Dtype DtypeOf(const std::string& name) {
+  if (name == "f32") return Dtype::kF32;
+  if (name == "f16") return Dtype::kF16;
+  return name == "int8" ? Dtype::kInt8 : Dtype::kBf16;
+}
+
 uint32_t Number(const Napi::Value& value) { return value.As<Napi::Number>().Uint32Value(); }
 
 Napi::Value CreateStore(const Napi::CallbackInfo& info) {
@@ -92,7 +98,7 @@ Napi::Value CreateStore(const Napi::CallbackInfo& info) {
   const auto number = [&](const char* name) { return Number(options.Get(name)); };
   const std::string dtype = options.Get("dtype").As<Napi::String>();
   const Shape shape{number("layers"),  number("kvHeads"),    number("queryHeads"),
-                    number("headDim"), number("pageTokens"), dtype == "f32" ? Dtype::kF32 : Dtype::kBf16};
+                    number("headDim"), number("pageTokens"), DtypeOf(dtype)};
   const double max_bytes = options.Get("maxBytes").As<Napi::Number>().DoubleValue();
   try {
     magicpig_pool pool;

@@ -2,20 +2,21 @@
 
 namespace magicpig::kv {
 
-extern const Kernels kPortableF32, kPortableBf16;
+extern const Kernels kPortable[4];
 #if defined(__x86_64__)
-extern const Kernels kAvx2F32, kAvx2Bf16, kAvx512F32, kAvx512Bf16, kAvx512DotBf16;
+extern const Kernels kAvx2[4], kAvx512[4];
+extern const Kernels kAvx512DotBf16;
 #endif
 
 const Kernels& KernelsFor(Isa isa, Dtype dtype) {
-  const bool f32 = dtype == Dtype::kF32;
+  const auto index = static_cast<uint32_t>(dtype);
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::kAvx512Bf16: return f32 ? kAvx512F32 : kAvx512DotBf16;
-    case Isa::kAvx512: return f32 ? kAvx512F32 : kAvx512Bf16;
-    case Isa::kAvx2: return f32 ? kAvx2F32 : kAvx2Bf16;
+    case Isa::kAvx512Bf16: return dtype == Dtype::kBf16 ? kAvx512DotBf16 : kAvx512[index];
+    case Isa::kAvx512: return kAvx512[index];
+    case Isa::kAvx2: return kAvx2[index];
 #endif
-    default: return f32 ? kPortableF32 : kPortableBf16;
+    default: return kPortable[index];
   }
 }
 

@@ -15,7 +15,8 @@
 
 namespace magicpig::kv {
 
-enum class Dtype : uint32_t { kBf16, kF32 };
+// Element types of stored rows. kInt8: signed bytes, and behind them one float32 by which they are multiplied.
+enum class Dtype : uint32_t { kBf16, kF16, kF32, kInt8 };
 
 // Keys a tile. Tiles start at multiples of it, so that sums do not depend on where a chunk or a page begins.
 inline constexpr uint32_t kTileKeys = 64;
@@ -88,7 +89,13 @@ struct Kernels {
 
 const Kernels& KernelsFor(Isa isa, Dtype dtype);
 
-inline constexpr uint32_t ElementBytes(Dtype dtype) { return dtype == Dtype::kF32 ? 4 : 2; }
+inline constexpr uint32_t RowBytes(Dtype dtype, uint32_t dim) {
+  switch (dtype) {
+    case Dtype::kF32: return 4 * dim;
+    case Dtype::kInt8: return dim + 4;
+    default: return 2 * dim;
+  }
+}
 
 }  // namespace magicpig::kv
 

@@ -3,7 +3,11 @@
 
 namespace magicpig::kv {
 
-extern const Kernels kPortableF32 = MakeKernels<FloatCore<Portable, F32Elements<Portable>>>();
-extern const Kernels kPortableBf16 = MakeKernels<FloatCore<Portable, Bf16Elements<Portable>>>();
+extern const Kernels kPortable[4] = {  // (Dtype)
+    MakeKernels<FloatCore<Portable, Bf16Elements<Portable>>>(),
+    MakeKernels<FloatCore<Portable, F16Elements<Portable>>>(),
+    MakeKernels<FloatCore<Portable, F32Elements<Portable>>>(),
+    MakeKernels<FloatCore<Portable, Int8Elements<Portable>>>(),
+};
 
 }  // namespace magicpig::kv

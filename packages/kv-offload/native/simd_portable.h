@@ -40,6 +40,32 @@ struct Portable {
     std::memcpy(r.lane, bits, sizeof bits);
     return r;
   }
+  // kLanes IEEE half precision as float32. Shifted into float32's fields the exponent is too small by 112, which a
+  // product puts right for normal numbers and subnormal ones alike; infinities and NaN keep an all-ones exponent.
+  static F LoadF16(const void* p) {
+    uint16_t half[kLanes];
+    std::memcpy(half, p, sizeof half);
+    F r;
+    for (int i = 0; i < kLanes; ++i) {
+      const uint32_t magnitude = (half[i] & 0x7fffu) << 13;
+      float x;
+      std::memcpy(&x, &magnitude, sizeof x);
+      x *= 0x1p112f;
+      uint32_t bits;
+      std::memcpy(&bits, &x, sizeof bits);
+      bits |= (half[i] & 0x8000u) << 16 | (magnitude >= 0x7c00u << 13 ? 0x7f800000u : 0);
+      std::memcpy(&r.lane[i], &bits, sizeof bits);
+    }
+    return r;
+  }
+  // kLanes signed bytes as float32.
+  static F LoadInt8(const void* p) {
+    int8_t bytes[kLanes];
+    std::memcpy(bytes, p, sizeof bytes);
+    F r;
+    for (int i = 0; i < kLanes; ++i) r.lane[i] = bytes[i];
+    return r;
+  }
   static F Add(F a, F b) {
     for (int i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
     return a;

@@ -36,7 +36,7 @@ struct Shape {
   Dtype dtype;
 
   uint32_t group() const { return query_heads / kv_heads; }
-  uint32_t row_bytes() const { return dim * ElementBytes(dtype); }
+  uint32_t row_bytes() const { return RowBytes(dtype, dim); }
   // A page holds, for each layer and KV head, the keys (page_tokens, dim) and then the values (page_tokens, dim).
   size_t block_bytes() const { return size_t{page_tokens} * row_bytes(); }
   size_t page_bytes() const { return block_bytes() * 2 * kv_heads * layers; }

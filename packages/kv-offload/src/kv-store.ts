@@ -34,6 +34,7 @@ export interface StepEntry {
 }
 
 const HEAD_DIM_MAX = 256;
+const DTYPES: readonly KvDtype[] = ['bf16', 'f16', 'f32', 'int8'];
 
 /**
  * Keys and values of many sequences in host memory, in pages that sequences with a common prefix share, and attention
@@ -77,8 +78,8 @@ export class KvStore implements Disposable {
     }
     checkInteger('headDim', headDim, 8, HEAD_DIM_MAX);
     if (headDim % 8 !== 0) throw new InvalidArgumentError(`headDim is ${headDim}; pass a multiple of 8.`);
-    if (dtype !== 'bf16' && dtype !== 'f32') {
-      throw new InvalidArgumentError(`dtype is ${String(dtype)}; pass 'bf16' or 'f32'.`);
+    if (!DTYPES.includes(dtype)) {
+      throw new InvalidArgumentError(`dtype is ${String(dtype)}; pass one of ${DTYPES.join(', ')}.`);
     }
     checkInteger('pageTokens', pageTokens, 16, 4096);
     if ((pageTokens & (pageTokens - 1)) !== 0) {

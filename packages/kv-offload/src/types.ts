@@ -1,9 +1,11 @@
 /**
  * Element type of stored rows. Sums are float32 in all of them.
  * - `bf16`: bfloat16, half the bytes of float32 and its range; the default.
+ * - `f16`: IEEE half precision, eight times finer than `bf16` where |x| is between 6e-5 and 65504.
  * - `f32`: the reference.
+ * - `int8`: signed bytes with one float32 scale for each row and head, half the bytes of `bf16`.
  */
-export type KvDtype = 'bf16' | 'f32';
+export type KvDtype = 'bf16' | 'f16' | 'f32' | 'int8';
 
 /** Rows of float32 inside a larger buffer, so that q, k and v are read in place out of one qkv matrix. */
 export interface Rows {

@@ -58,6 +58,16 @@ double RowError(const Shape& shape, const std::vector<Token>& tokens, const std:
   return std::sqrt(difference / norm);
 }
 
+// Relative error that the rounding of stored rows may cause.
+double Tolerance(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32: return 1e-5;
+    case Dtype::kF16: return 2e-3;
+    case Dtype::kInt8: return 3e-2;
+    default: return 2e-2;
+  }
+}
+
 struct Subject {
   std::shared_ptr<Sequence> sequence;
   std::vector<Token> tokens;
@@ -156,7 +166,7 @@ class Walk {
         }
         const Row query(&queries[row * width], &queries[row * width] + width);
         const double error = RowError(shape, subjects_[e].tokens, ids, query, &output[row * width]);
-        Expect(error < (shape.dtype == Dtype::kF32 ? 1e-5 : 2e-2), "relative error", error);
+        Expect(error < Tolerance(shape.dtype), "relative error", error);
         Expect(keys_read[row] == static_cast<double>(ids.size() * shape.query_heads), "keys read", keys_read[row]);
       }
     }
@@ -170,7 +180,7 @@ class Walk {
 }  // namespace
 
 int main() {
-  for (const Dtype dtype : {Dtype::kBf16, Dtype::kF32}) {
+  for (const Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF32, Dtype::kInt8}) {
     Walk({2, 2, 6, 40, 16, dtype}, 4, 1).Run(60);
     Walk({1, 1, 4, 128, 64, dtype}, 4, 2).Run(40);
     Walk({1, 3, 9, 64, 64, dtype}, 2, 3).Run(40);
