@@ -49,15 +49,14 @@ Range RangeOf(const float* weights) {
 }  // namespace
 
 PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type) {
-  if (wanted == WeightFormat::kQ8) return PanelFormat::kQ8;
   switch (type) {
     case SourceType::kQ4_0: return PanelFormat::kQ4;
-    case SourceType::kQ8_0:
-    case SourceType::kQ5_0:
-    case SourceType::kQ5_1:
-    case SourceType::kQ5_K:
-    case SourceType::kQ6_K: return PanelFormat::kQ8;
-    default: return PanelFormat::kQ4Min;
+    case SourceType::kQ4_1:
+    case SourceType::kQ4_K: return PanelFormat::kQ4Min;
+    case SourceType::kF32:
+    case SourceType::kF16:
+    case SourceType::kBf16: return wanted == WeightFormat::kQ4 ? PanelFormat::kQ4Min : PanelFormat::kQ8;
+    default: return PanelFormat::kQ8;
   }
 }
 

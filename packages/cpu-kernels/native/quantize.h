@@ -15,8 +15,8 @@ struct QuantBlock {
   uint16_t min;    // half; kQ4Min alone
 };
 
-// The format that holds weights of a checkpoint's type best when `wanted` (kQ8 or kQ4) is asked for: 4-bit types stay as they
-// are in 4 bits, other quantised types go into 8 bits, and unquantised ones into what was asked for.
+// The format for weights of a checkpoint's type when `wanted` (kQ8 or kQ4) is asked for: 4-bit types stay in 4 bits, other
+// quantised types go into 8 bits, and unquantised ones into what was asked for.
 PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type);
 
 // The format that holds both.

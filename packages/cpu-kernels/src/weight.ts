@@ -38,10 +38,10 @@ export type WeightSource =
  * How weights are held, and what products see:
  * - `f32`: everything float32, the reference.
  * - `bf16`: weights and inputs rounded to bfloat16, sums in float32.
- * - `q8`: weights as 8-bit integers in blocks of 32 with one scale. `q8_0` and `q4_0` sources keep their values, others are
- *   rounded to the nearest of 255 levels.
- * - `q4`: 4-bit sources (`q4_0`, `q4_1`, `q4_k`) keep their 4-bit values; other quantised sources go into 8 bits, as `q8` does;
- *   floating-point and random ones are rounded to 16 levels between the block's least and largest weight.
+ * - `q8`, `q4`: blocks of 32 weights as integers with a scale. A quantised source stays about as it is with either: 4-bit
+ *   sources (`q4_0`, `q4_1`, `q4_k`) keep their 4-bit values, `q8_0` its 8-bit values, and those of 5 and 6 bits are rounded to the
+ *   nearest of 255 levels. Floating-point and random sources are rounded to 255 levels with `q8`, and with `q4` to 16
+ *   levels between the block's least and largest weight.
  *
  * With `q8` and `q4` inputs are rounded to 8-bit integers in blocks of 32, products of a block are exact integers (the same on
  * every instruction set), and the blocks are summed in float32. `cols` must be a multiple of 32.

@@ -46,6 +46,7 @@ describe.each(paths)('%s', (isa) => {
       ['q8_0', 'q4'],
       ['q4_0', 'q8'],
       ['q4_0', 'q4'],
+      ['q4_1', 'q8'],
       ['q4_1', 'q4'],
     ] as const) {
       const { source, values } = blocksOf(type);
@@ -62,10 +63,13 @@ describe.each(paths)('%s', (isa) => {
       using weight = backend.weight([blocksOf(type).source], { format });
       return weight.bytes / (32 * 256); // one panel of 32 outputs
     };
-    expect(bytes('q4_0', 'q4')).toBe((16 + 2) / 32);
-    for (const type of ['q4_1', 'q4_k', 'f16'] as const) expect(bytes(type, 'q4')).toBe((16 + 4) / 32);
-    for (const type of ['q8_0', 'q6_k', 'q5_1'] as const) expect(bytes(type, 'q4')).toBe((32 + 2) / 32);
-    for (const type of ['q4_0', 'f16', 'q8_0'] as const) expect(bytes(type, 'q8')).toBe((32 + 2) / 32);
+    for (const format of ['q8', 'q4'] as const) {
+      expect(bytes('q4_0', format)).toBe((16 + 2) / 32);
+      for (const type of ['q4_1', 'q4_k'] as const) expect(bytes(type, format)).toBe((16 + 4) / 32);
+      for (const type of ['q8_0', 'q6_k', 'q5_1'] as const) expect(bytes(type, format)).toBe((32 + 2) / 32);
+    }
+    expect(bytes('f16', 'q8')).toBe((32 + 2) / 32);
+    expect(bytes('f16', 'q4')).toBe((16 + 4) / 32);
   });
 
   it('rounds other weights to the nearest level', () => {
