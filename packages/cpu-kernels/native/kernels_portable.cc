@@ -1,13 +1,22 @@
 // Portable kernels: the vector type is four floats in the compiler's own notation (SSE2, NEON, or plain loops elsewhere).
 #include "kernels_generic.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>  // for the fused multiply-add, which the notation lacks
+#endif
+
 namespace magicpig::cpu {
 namespace {
 
 struct V4 {
   static constexpr size_t kLanes = 4;
+#if defined(__aarch64__)
+  static constexpr int kRows = 6;
+  static constexpr int kRegisters = 32;
+#else
   static constexpr int kRows = 4;
   static constexpr int kRegisters = 16;
+#endif
 
   typedef float Lanes __attribute__((vector_size(16)));
   typedef uint32_t Bits __attribute__((vector_size(16)));
@@ -38,10 +47,7 @@ struct V4 {
   static V4 Mul(V4 a, V4 b) { return {a.v * b.v}; }
   static V4 Div(V4 a, V4 b) { return {a.v / b.v}; }
 #if defined(__aarch64__)
-  static V4 MulAdd(V4 a, V4 b, V4 c) {
-    return Of(__builtin_fmaf(a.v[0], b.v[0], c.v[0]), __builtin_fmaf(a.v[1], b.v[1], c.v[1]),
-              __builtin_fmaf(a.v[2], b.v[2], c.v[2]), __builtin_fmaf(a.v[3], b.v[3], c.v[3]));
-  }
+  static V4 MulAdd(V4 a, V4 b, V4 c) { return {reinterpret_cast<Lanes>(vfmaq_f32(c.v, a.v, b.v))}; }
 #else
   static V4 MulAdd(V4 a, V4 b, V4 c) { return {a.v * b.v + c.v}; }
 #endif

@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { CpuBackend, DisposedError, InvalidArgumentError, type Weight, type WeightSource } from '../src/index.js';
+import {
+  CpuBackend,
+  DisposedError,
+  InvalidArgumentError,
+  OutOfMemoryError,
+  type Weight,
+  type WeightSource,
+} from '../src/index.js';
 import { f32Source, randomArray, tensorOf } from './helpers.js';
 
 const backend = new CpuBackend({ threads: 1 });
@@ -57,6 +64,12 @@ describe('refuses', () => {
     refuses(() => backend.weight([source, longer], { format: 'f32', gated: true }), 'gated');
     refuses(() => backend.weight([source], { format: 'fp8' as never }), 'fp8');
     refuses(() => backend.vector(source), 'rows must be 1');
+  });
+
+  it('what no memory holds', () => {
+    // 562 TB: more than there are addresses.
+    const vast: WeightSource = { type: 'random', rows: 65_536, cols: 2 ** 31 - 8, seed: 0, std: 1 };
+    refuses(() => backend.weight([vast], { format: 'f32' }), 'no memory for a f32 weight', OutOfMemoryError);
   });
 
   it('operands of the wrong size', () => {
