@@ -193,7 +193,8 @@ class Attention {
     states_bytes_ = Align(size_t{rows} * state_size_ * sizeof(float));
     selections_bytes_ = Align(group_ * sizeof(magicpig_selection));
     const size_t tile = largest_tile_ > 0 ? Align(kernels_.tile_bytes(dim_)) : 0;
-    const size_t scores = (size_t{largest_selection_} + kTileKeys) * sizeof(float);
+    weights_bytes_ = Align((size_t{largest_selection_} + kTileKeys) * sizeof(float));
+    const size_t scores = args_.standard_error != nullptr ? 2 * weights_bytes_ : weights_bytes_;
     for (Buffer& buffer : store_.workspace().threads) {
       buffer.Reserve(queries_bytes_ + 2 * states_bytes_ + selections_bytes_ + std::max(tile, scores));
     }
@@ -212,7 +213,8 @@ class Attention {
     float* part;       // (rows): states of a part of the keys
     magicpig_selection* selections;  // (group)
     void* tile;        // packed keys and values
-    float* scores;     // (selected keys); the same memory as tile
+    float* weights;      // (selected keys); the same memory as tile
+    float* corrections;  // (selected keys), or nullptr
   };
 
   Scratch ScratchOf(uint32_t thread) const {
@@ -225,7 +227,8 @@ class Attention {
             reinterpret_cast<float*>(states + states_bytes_),
             reinterpret_cast<magicpig_selection*>(selections),
             rest,
-            reinterpret_cast<float*>(rest)};
+            reinterpret_cast<float*>(rest),
+            args_.standard_error != nullptr ? reinterpret_cast<float*>(rest + weights_bytes_) : nullptr};
   }
 
   void RunTask(const Task& task, uint32_t thread) {
@@ -327,10 +330,28 @@ class Attention {
     for (uint32_t head = 0; head < task.heads; ++head) {
       kernels_.extend_selection(rows, sampling.begin, selections[head],
                                 scratch.queries + head * kernels_.query_bytes(dim_), Query(task, 0, head), scale_,
-                                scratch.scores, scratch.states + head * state_size_);
+                                scratch.weights, scratch.corrections, scratch.states + head * state_size_);
       keys += selections[head].count;
+      if (args_.standard_error != nullptr) {
+        const size_t row = entry.row + task.row;
+        args_.standard_error[row * shape_.query_heads + QueryHead(task, head)] =
+            StandardError(rows, sampling.begin, selections[head], scratch, scratch.states + head * state_size_);
+      }
     }
     FinishRows(task, scratch.states, [&](uint32_t) { return keys; });
+  }
+
+  // sqrt(E |o' - o|^2) of a query head's output o' about the exact one, to first order: o' = N / D errs by
+  // sum_i (w_i in the sample - its expectation) (v_i - o) / D. NaN for a truncation, which has no known distribution.
+  float StandardError(const HeadRows& rows, uint32_t first, const magicpig_selection& selection, const Scratch& scratch,
+                      float* state) const {
+    if (selection.correction == MAGICPIG_CORRECTION_NONE) return NAN;
+    const float sum = StateSum(state, dim_);
+    if (selection.count == 0 || !(sum > 0.0f)) return NAN;
+    // No part is waiting while a sampled task runs: the first state of the parts is free for the mean.
+    float* mean = scratch.part;
+    for (uint32_t i = 0; i < PaddedDim(dim_); ++i) mean[i] = state[i] / sum;
+    return std::sqrt(kernels_.selection_variance(rows, first, selection, scratch.weights, scratch.corrections, mean)) / sum;
   }
 
   // What is wrong with a selection, or nullptr.
@@ -394,6 +415,9 @@ class Attention {
         const float sum = StateSum(state, dim_), inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
         float* out = args_.output.data + (first + row) * args_.output.stride + query_head * dim_;
         for (uint32_t i = 0; i < dim_; ++i) out[i] = state[i] * inverse;
+        if (args_.standard_error != nullptr && task.kind != Task::kSampled) {
+          args_.standard_error[(first + row) * shape_.query_heads + query_head] = 0.0f;
+        }
         if (args_.log_sum_exp != nullptr) {
           args_.log_sum_exp[(first + row) * shape_.query_heads + query_head] =
               sum > 0.0f ? StateMax(state, dim_) + std::log(sum) : -INFINITY;
@@ -418,7 +442,7 @@ class Attention {
   uint32_t largest_selection_ = 0;
   size_t partials_ = 0;  // floats
   size_t counters_ = 0;
-  size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0;
+  size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0, weights_bytes_ = 0;
   std::vector<std::atomic<uint64_t>> keys_read_;  // (rows)
   std::atomic<uint32_t> failed_entry_{kNone};
   std::atomic<const char*> failure_{""};

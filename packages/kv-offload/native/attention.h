@@ -23,6 +23,7 @@ struct AttendArgs {
   MutableRows output;  // (rows, query_heads * dim)
   const std::vector<Sampling>* sampling = nullptr;  // (entries), or nullptr when all are exact
   float* log_sum_exp = nullptr;                     // (rows, query_heads)
+  float* standard_error = nullptr;                  // (rows, query_heads)
   double* keys_read = nullptr;                      // (rows), added to
 };
 

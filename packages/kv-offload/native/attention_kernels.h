@@ -400,7 +400,7 @@ void ScoreSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* p
 
 template <class Core>
 void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_selection& selection, const void* prepared,
-                     const float* query, float scale, float* scores, float* state) {
+                     const float* query, float scale, float* scores, float* corrections, float* state) {
   using V = typename Core::V;
   using F = typename V::F;
   const uint32_t dim = rows.dim, count = selection.count;
@@ -440,10 +440,15 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
       const F cosine = V::Mul(V::Fma(score, slope, offset), V::Gather(selection.inverse_norms, id));
       const F x = V::Fma(cosine, V::Set1(half), V::Set1(half));
       const F clamped = V::Min(V::Max(x, V::Zero()), V::Set1(2.0f * half));
-      V::Store(scores + j, V::Add(score, V::Interpolate(selection.table, selection.table_size, clamped)));
+      const F correction = V::Interpolate(selection.table, selection.table_size, clamped);
+      if (corrections != nullptr) V::Store(corrections + j, correction);
+      V::Store(scores + j, V::Add(score, correction));
     }
   } else if (selection.correction == MAGICPIG_CORRECTION_LOG_PROBABILITY) {
-    for (uint32_t j = 0; j < count; ++j) scores[j] -= selection.log_probability[j];
+    for (uint32_t j = 0; j < count; ++j) {
+      if (corrections != nullptr) corrections[j] = -selection.log_probability[j];
+      scores[j] -= selection.log_probability[j];
+    }
   }
 
   // softmax
@@ -474,6 +479,34 @@ void ExtendSelection(const HeadRows& rows, uint32_t first, const magicpig_select
                                  [&](uint32_t k) { return rows.Value(first + at(j + k + kAheadInSelection)); });
     rescale = 1.0f;
   }
+}
+
+template <class Core>
+float SelectionVariance(const HeadRows& rows, uint32_t first, const magicpig_selection& selection, const float* weights,
+                        const float* corrections, const float* mean) {
+  using V = typename Core::V;
+  using Elements = typename Core::Elements;
+  using F = typename V::F;
+  float variance = 0.0f;
+  for (uint32_t j = 0; j < selection.count; ++j) {
+    const float excluded = 1.0f - __builtin_expf(-corrections[j]);
+    if (excluded <= 0.0f) continue;  // certain to be read
+    const uint8_t* value = rows.Value(first + selection.ids[j]);
+    F scale = V::Set1(1.0f);
+    if constexpr (Elements::kScaled) scale = V::Set1(Elements::Scale(value, rows.dim));
+    F distance = V::Zero();
+    uint32_t i = 0;
+    const auto step = [&](F element) __attribute__((always_inline)) {
+      const F difference = V::Sub(V::Mul(element, scale), V::Load(mean + i));
+      distance = V::Fma(difference, difference, distance);
+    };
+    for (; i + V::kLanes <= rows.dim; i += V::kLanes) step(Elements::Load(value, i));
+    if constexpr (V::kLanes == 16) {
+      if (i < rows.dim) step(Elements::LoadHalf(value, i));
+    }
+    variance += weights[j] * weights[j] * excluded * V::Sum(distance);
+  }
+  return variance;
 }
 
 // Exact attention of a tile of queries (flash style) -------------------------------------------------------------------
@@ -581,7 +614,7 @@ void ExtendTile(const HeadRows& rows, uint32_t begin, uint32_t end, const QueryT
 template <class Core>
 constexpr Kernels MakeKernels() {
   return {&Core::QueryBytes,     &TileBytes<Core>,  &Core::Elements::StoreRow, &Core::Elements::LoadRow,
-          &Core::PrepareQuery,   &ScoreSpan<Core>, &ExtendSpan<Core>, &ExtendSelection<Core>,    &ExtendTile<Core>};
+          &Core::PrepareQuery,   &ScoreSpan<Core>, &ExtendSpan<Core>, &ExtendSelection<Core>, &SelectionVariance<Core>, &ExtendTile<Core>};
 }
 
 }  // namespace magicpig::kv

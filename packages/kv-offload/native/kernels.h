@@ -77,9 +77,16 @@ struct Kernels {
                       float* states);
 
   // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says.
-  // query (dim) is the raw query and scale the factor it was prepared with; scores has room for count + 16 floats.
+  // query (dim) is the raw query and scale the factor it was prepared with; weights has room for count + 64 floats
+  // and receives e^{s_i - log u_i - max}. corrections, likewise, receives -log u_i unless it is nullptr.
   void (*extend_selection)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
-                           const void* prepared, const float* query, float scale, float* scores, float* state);
+                           const void* prepared, const float* query, float scale, float* weights, float* corrections,
+                           float* state);
+
+  // sum_i w_i^2 (1 - u_i) |v_i - mean|^2 over the selected keys, from what extend_selection left: the variance of the
+  // weighted sum when keys are included independently.
+  float (*selection_variance)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
+                              const float* weights, const float* corrections, const float* mean);
 
   // Extends the states of a tile of queries by the tokens [begin, end) that lie at or before each query's position.
   // begin is a multiple of kTileKeys.

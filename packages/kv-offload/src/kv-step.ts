@@ -62,15 +62,17 @@ export class KvStep {
    */
   attend(layer: number, queries: Rows, output: Rows, options: AttendOptions = {}): void {
     const { layers, queryHeads, headDim } = this.#store;
-    const { sampling, logSumExp, keysRead } = options;
+    const { sampling, logSumExp, keysRead, standardError } = options;
     checkInteger('layer', layer, 0, layers - 1);
     checkRows('queries', queries, this.rows, queryHeads * headDim);
     checkRows('output', output, this.rows, queryHeads * headDim);
     if (sampling !== undefined) this.#checkSampling(sampling);
-    if (logSumExp !== undefined && !(logSumExp instanceof Float32Array && logSumExp.length >= this.rows * queryHeads)) {
-      throw new InvalidArgumentError(
-        `logSumExp must be a Float32Array of at least ${this.rows * queryHeads} elements.`,
-      );
+    for (const [name, array] of Object.entries({ logSumExp, standardError })) {
+      if (array !== undefined && !(array instanceof Float32Array && array.length >= this.rows * queryHeads)) {
+        throw new InvalidArgumentError(
+          `${name} must be a Float32Array of at least ${this.rows * queryHeads} elements.`,
+        );
+      }
     }
     if (keysRead !== undefined && !(keysRead instanceof Float64Array && keysRead.length >= this.rows)) {
       throw new InvalidArgumentError(`keysRead must be a Float64Array of at least ${this.rows} elements.`);
@@ -88,6 +90,7 @@ export class KvStep {
         sampling,
         logSumExp,
         keysRead,
+        standardError,
       ),
     );
   }

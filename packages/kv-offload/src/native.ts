@@ -65,6 +65,7 @@ export interface Native {
     sampling: readonly ({ selector: object; begin: number; end: number } | null)[] | undefined,
     logSumExp: Float32Array | undefined,
     keysRead: Float64Array | undefined,
+    standardError: Float32Array | undefined,
   ): void;
   rollbackStep(step: object): void;
   createGivenSelector(store: object): object;

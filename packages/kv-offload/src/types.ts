@@ -31,6 +31,12 @@ export interface AttendOptions {
   sampling?: readonly (Sampling | null)[];
   /** [rows, queryHeads]: receives log sum_i e^{s_i}, -Infinity where nothing was attended. */
   logSumExp?: Float32Array;
+  /**
+   * [rows, queryHeads]: receives the standard error of each output, sqrt(E |o - exact|^2), as the sample itself tells it:
+   * the variance of the importance-sampled numerator and denominator, to first order, as if keys were included
+   * independently. 0 for exact rows, NaN for a truncation or an empty selection, which tell nothing.
+   */
+  standardError?: Float32Array;
   /** [rows]: the number of keys read, summed over query heads, is added to it. */
   keysRead?: Float64Array;
 }
