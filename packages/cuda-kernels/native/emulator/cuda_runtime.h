@@ -121,11 +121,6 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
   const int lane = static_cast<int>(emulator::lane());
   return __shfl_sync(mask, value, lane >= static_cast<int>(delta) ? lane - static_cast<int>(delta) : lane);
 }
-template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
-  const int lane = static_cast<int>(emulator::lane());
-  return __shfl_sync(mask, value, lane + static_cast<int>(delta) < 32 ? lane + static_cast<int>(delta) : lane);
-}
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   emulator::check_full_mask(mask);
   return emulator::warp_permute<unsigned>(predicate != 0, 0, [](emulator::WarpSlots& slots, int) {
@@ -138,7 +133,6 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     for (auto& out : slots.out) std::memcpy(out, &bits, sizeof bits);
   });
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline unsigned __match_any_sync(unsigned mask, unsigned value) {
   emulator::check_full_mask(mask);
   return emulator::warp_permute<unsigned>(value, 0, [](emulator::WarpSlots& slots, int) {
@@ -176,7 +170,6 @@ T __ldcs(const T* address) {
 }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
-inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return x / y; }
@@ -184,7 +177,6 @@ inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fdiv_rn(float x, float y) { return x / y; }
-inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline void sincospif(float x, float* sine, float* cosine) {
   const double angle = static_cast<double>(x) * 3.14159265358979323846;
   *sine = static_cast<float>(std::sin(angle));
@@ -192,10 +184,6 @@ inline void sincospif(float x, float* sine, float* cosine) {
 }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
-inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
-  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
-}
-inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>((static_cast<uint64_t>(a) * b) >> 32); }
 
 // ---- The runtime API: the toolkit's names, meanings and status values --------------------------------------------------
 
@@ -203,8 +191,6 @@ enum cudaError_t : int {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
-  cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
@@ -220,7 +206,6 @@ enum cudaError_t : int {
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
-cudaError_t cudaPeekAtLastError();
 
 struct CUstream_st;
 struct CUevent_st;
@@ -231,31 +216,24 @@ using cudaEvent_t = CUevent_st*;
 using cudaGraph_t = CUgraph_st*;
 using cudaGraphExec_t = CUgraphExec_st*;
 
-struct cudaUUID_t { char bytes[16]; };
 struct cudaDeviceProp {
   char name[256];
-  cudaUUID_t uuid;
   size_t totalGlobalMem;
   size_t sharedMemPerBlockOptin;
   int major, minor;
   int multiProcessorCount;
   int l2CacheSize;
-  int pciBusID, pciDeviceID, pciDomainID;
-  int asyncEngineCount;
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrClockRate = 13 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1, cudaHostRegisterPortable = 1, cudaEventDefault = 0;
 
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
-cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
@@ -266,13 +244,10 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags);
 cudaError_t cudaHostUnregister(void* pointer);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);

@@ -89,7 +89,6 @@ struct Warp {
 };
 
 struct Block {
-  std::vector<Fiber>* fibers = nullptr;
   std::vector<Warp> warps;
   unsigned threads = 0;
   unsigned running = 0;  // threads that have not finished
@@ -282,7 +281,6 @@ void run_grid(dim3 grid, dim3 block_shape, size_t shared_bytes, const std::funct
   const unsigned threads = block_shape.x * block_shape.y * block_shape.z;
   if (threads == 0 || threads % 32 != 0 || threads > 1024) die("a block must have 32..1024 threads, a multiple of 32");
   while (fiber_pool.size() < threads) fiber_pool.emplace_back();
-  block.fibers = &fiber_pool;
   block.threads = threads;
   block.warps.assign(threads / 32, Warp{});
   block.body = &body;
@@ -402,8 +400,6 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaSuccess: return "cudaSuccess";
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
-    case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady: return "cudaErrorNotReady";
@@ -423,7 +419,6 @@ cudaError_t cudaGetLastError() {
   last_error = sticky_error;
   return error;
 }
-cudaError_t cudaPeekAtLastError() { return last_error; }
 
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
@@ -436,10 +431,6 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaGetDeviceCount(int* count) {
   RETURN_ON_FAULT();
   *count = 1;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
@@ -456,10 +447,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->major = 8;
   properties->multiProcessorCount = 2;
   properties->l2CacheSize = 1 << 20;
-  return cudaSuccess;
-}
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 0;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -523,14 +510,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return cudaSuccess;
   return emulator::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
 }
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind, cudaStream_t stream) {
-  return emulator::enqueue(stream, [=] {
-    for (size_t row = 0; row < height; ++row) {
-      std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
-    }
-  });
-}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   return emulator::enqueue(stream, [=] { std::memset(to, value, bytes); });
@@ -552,10 +531,6 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (resolve(stream)->capture) return report(cudaErrorStreamCaptureUnsupported);
   drain(resolve(stream));
   return cudaSuccess;
-}
-cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  RETURN_ON_FAULT();
-  return resolve(stream)->work.empty() ? cudaSuccess : cudaErrorNotReady;
 }
 
 namespace {
