@@ -1,5 +1,5 @@
 // The addon: unpacks arguments, which the TypeScript around it has checked, and calls. Allocation failures come back as null
-// or false; no exception crosses into JavaScript.
+// or false; no C++ exception leaves a function.
 #include <magicpig/thread_pool.h>
 #include <napi.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <type_traits>
 
 #include "ceilings.h"
 #include "copy_rows.h"
@@ -50,6 +51,21 @@ R OrOutOfMemory(R failed, F&& f) {
   } catch (const std::exception&) {  // bad_alloc; system_error when no thread can be started
     return failed;
   }
+}
+
+// A function whose C++ exceptions (small allocations that fail) become JavaScript's.
+template <auto kFunction>
+Napi::Value Guarded(const Napi::CallbackInfo& info) {
+  try {
+    if constexpr (std::is_void_v<decltype(kFunction(info))>) {
+      kFunction(info);
+    } else {
+      return kFunction(info);
+    }
+  } catch (const std::exception& error) {
+    Napi::Error::New(info.Env(), error.what()).ThrowAsJavaScriptException();
+  }
+  return info.Env().Undefined();
 }
 
 template <typename T>
@@ -331,7 +347,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   }
   exports.Set("cpuInfo", Napi::Function::New<CpuInfo>(env, "cpuInfo", const_cast<char*>(path->name)));
   const auto add = [&]<auto kFunction>(const char* name) {
-    exports.Set(name, Napi::Function::New<kFunction>(env, name));
+    exports.Set(name, Napi::Function::New<Guarded<kFunction>>(env, name));
   };
   add.operator()<CreateBackend>("createBackend");
   add.operator()<Ceiling>("ceilings");

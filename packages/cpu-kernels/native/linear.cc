@@ -21,7 +21,7 @@ constexpr size_t kPackAlone = size_t{24} << 10;
 
 constexpr size_t CeilDivide(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// `rows` split into tiles as evenly as can be, of at most `most` rows: tiles of one row are slower than half as fast.
+// `rows` split into tiles as evenly as can be, of at most `most` rows: a tile of few rows takes about as long as a full one.
 struct RowTiles {
   size_t count;
   size_t least;   // rows of a tile, at least
