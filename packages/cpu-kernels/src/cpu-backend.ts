@@ -13,6 +13,8 @@ import type { Weight, WeightFormat, WeightSource } from './weight.js';
 
 /** Most threads a pool may have. */
 const MAX_THREADS = 1024;
+/** Address space that the system sets aside for a thread, usually. */
+const THREAD_STACK_BYTES = 2 ** 23;
 /** Inputs of a matrix come in multiples of these: the narrowest vector of the kernels, blocks of quantised weights. */
 const COLS_MULTIPLE: Record<WeightFormat, number> = { f32: 8, bf16: 8, q8: 32, q4: 32 };
 /** What a weight takes, about. */
@@ -60,7 +62,7 @@ export class CpuBackend implements Disposable {
       );
     }
     const handle = native.createBackend(this.threads, this.isa);
-    if (!handle) throw new OutOfMemoryError(`a backend of ${this.threads} threads`, 0);
+    if (!handle) throw new OutOfMemoryError(`the stacks of ${this.threads} threads`, THREAD_STACK_BYTES * this.threads);
     this.#handle = handle;
     this.#pool = native.pool(handle);
   }

@@ -31,7 +31,7 @@ export class OutOfMemoryError extends CpuKernelsError {
   constructor(what: string, bytes: number) {
     super(
       'OUT_OF_MEMORY',
-      `no memory for ${what} (${bytes} bytes): close other programs or use a smaller weight format`,
+      `no memory for ${what} (about ${Math.ceil(bytes / 2 ** 20)} MiB): close other programs or use a smaller weight format`,
     );
   }
 }
