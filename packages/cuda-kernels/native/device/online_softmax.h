@@ -21,6 +21,17 @@ __device__ __forceinline__ float group_max(float x) {
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
 
+// 2^x by the special function unit, within 2 units in the last place; what is below 2^-126 becomes 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exp2f(x);
+#endif
+}
+
 struct OnlineSoftmax {
   float largest[2] = {-kInfinity, -kInfinity};  // of the scores so far, in units of log 2; the same in a whole group
   float sum[2] = {0.0f, 0.0f};                  // this lane's share of the denominator
@@ -36,14 +47,14 @@ struct OnlineSoftmax {
       for (int j = 0; j < kTiles; ++j) tile_max = fmaxf(tile_max, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
       const float now = fmaxf(largest[half], group_max(tile_max) * scale);
       const float pivot = now == -kInfinity ? 0.0f : now;  // nothing seen yet: all weights become 0, not NaN
-      shrink[half] = exp2f(largest[half] - pivot);
+      shrink[half] = fast_exp2(largest[half] - pivot);
       largest[half] = now;
       float total = 0.0f;
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          scores[j][e] = exp2f(fmaf(scores[j][e], scale, -pivot));
+          scores[j][e] = fast_exp2(fmaf(scores[j][e], scale, -pivot));
           total += scores[j][e];
         }
       }

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads)
     float total = 0.0f, value = 0.0f;
 #pragma unroll
     for (int part = 0; part < kWarps; ++part) {
-      const float weight = top == -kInfinity ? 0.0f : exp2f(largest[part][row] - top);
+      const float weight = top == -kInfinity ? 0.0f : fast_exp2(largest[part][row] - top);
       total += sums[part][row] * weight;
       value += parts[(part * kHeads + row) * kDim + column] * weight;
     }
