@@ -1,6 +1,7 @@
 // The addon: unpacks arguments, checks handles and shapes, calls.
 #include <napi.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <new>
@@ -14,6 +15,7 @@
 #include "magicpig/selector.h"
 #include "magicpig/thread_pool.h"
 #include "selectors.h"
+#include "snapshot.h"
 #include "store.h"
 
 namespace {
@@ -33,6 +35,9 @@ const char* CodeName(ErrorCode code) {
     case ErrorCode::kDisposed: return "DISPOSED";
     case ErrorCode::kStaleStep: return "STALE_STEP";
     case ErrorCode::kSelector: return "SELECTOR";
+    case ErrorCode::kFile: return "FILE";
+    case ErrorCode::kCorruptFile: return "CORRUPT_FILE";
+    case ErrorCode::kUnsupported: return "UNSUPPORTED";
   }
   return "INVALID_ARGUMENT";
 }
@@ -197,6 +202,28 @@ Napi::Value ReadRows(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
   return info.Env().Undefined();
 }
 
+// (sequence, path, attachment)
+Napi::Value Save(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
+  if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
+  const auto attachment = info[2].As<Napi::Uint8Array>();
+  return Finish(info.Env(), SaveSnapshot(*sequence, attachment.Data(), attachment.ElementLength(),
+                                         info[1].As<Napi::String>().Utf8Value()));
+}
+
+// (store, path) -> { sequence, attachment }
+Napi::Value Load(const Napi::CallbackInfo& info, StoreHandle& store) {
+  SequenceHandle sequence;
+  std::vector<uint8_t> attachment;
+  const std::string path = info[1].As<Napi::String>().Utf8Value();
+  if (Status status = LoadSnapshot(store, path, sequence, attachment)) return Throw(info.Env(), *status);
+  Napi::Object loaded = Napi::Object::New(info.Env());
+  auto bytes = Napi::Uint8Array::New(info.Env(), attachment.size());
+  if (!attachment.empty()) std::copy(attachment.begin(), attachment.end(), bytes.Data());
+  loaded.Set("attachment", bytes);
+  loaded.Set("sequence", Wrap(info.Env(), new SequenceHandle(std::move(sequence)), kSequenceTag));
+  return loaded;
+}
+
 // (store, sequences, tokens)
 Napi::Value CreateStep(const Napi::CallbackInfo& info, StoreHandle& store) {
   const Napi::Array sequences = info[1].As<Napi::Array>(), tokens = info[2].As<Napi::Array>();
@@ -348,6 +375,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("truncateSequence", WithHandle<SequenceHandle, kSequenceTag, TruncateSequence>);
   add("disposeSequence", WithHandle<SequenceHandle, kSequenceTag, DisposeSequence>);
   add("readRows", WithHandle<SequenceHandle, kSequenceTag, ReadRows>);
+  add("save", WithHandle<SequenceHandle, kSequenceTag, Save>);
+  add("load", WithHandle<StoreHandle, kStoreTag, Load>);
   add("createStep", WithHandle<StoreHandle, kStoreTag, CreateStep>);
   add("append", WithHandle<StepHandle, kStepTag, Append>);
   add("attend", WithHandle<StepHandle, kStepTag, Attend>);

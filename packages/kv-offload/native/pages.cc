@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <new>
 
-#if defined(__linux__)
+#if !defined(_WIN32)
 #include <sys/mman.h>
 #endif
 
@@ -53,8 +53,23 @@ void Unmap(const Mapping& mapping) {
 
 }  // namespace
 
+FileMapping::FileMapping([[maybe_unused]] int descriptor, size_t bytes) : bytes_(bytes) {
+#if !defined(_WIN32)
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor, 0);
+  if (address != MAP_FAILED) data_ = static_cast<uint8_t*>(address);
+#endif
+}
+
+FileMapping::~FileMapping() {
+#if !defined(_WIN32)
+  if (data_ != nullptr) munmap(data_, bytes_);
+#endif
+}
+
 struct Slab {
   Mapping mapping;
+  std::unique_ptr<FileMapping> file;  // instead of mapping
+  uint32_t count = 0;                 // pages
   std::unique_ptr<Page[]> pages;
   std::vector<Page*> free;  // the lowest address last, so that pages are handed out in ascending order
 
@@ -68,6 +83,7 @@ PagePool::~PagePool() = default;
 
 Slab* PagePool::AddSlab() {
   auto slab = std::make_unique<Slab>();
+  slab->count = pages_per_slab_;
   slab->pages = std::make_unique<Page[]>(pages_per_slab_);
   slab->free.reserve(pages_per_slab_);
   slabs_.reserve(slabs_.size() + 1);
@@ -85,7 +101,7 @@ Page* PagePool::Take() {
   // The oldest slab with room: younger ones then become empty first and can be given back.
   Slab* slab = nullptr;
   for (const auto& candidate : slabs_) {
-    if (!candidate->free.empty()) {
+    if (candidate->file == nullptr && !candidate->free.empty()) {
       slab = candidate.get();
       break;
     }
@@ -99,15 +115,34 @@ Page* PagePool::Take() {
   return page;
 }
 
+std::vector<Page*> PagePool::Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t count) {
+  std::vector<Page*> adopted(count);
+  if (count == 0) return adopted;
+  auto slab = std::make_unique<Slab>();
+  slab->count = count;
+  slab->pages = std::make_unique<Page[]>(count);
+  slab->free.reserve(count);
+  slabs_.reserve(slabs_.size() + 1);
+  for (uint32_t i = 0; i < count; ++i) {
+    slab->pages[i] = {mapping->data() + offset + i * page_bytes_, 1, slab.get()};
+    adopted[i] = &slab->pages[i];
+  }
+  slab->file = std::move(mapping);
+  slabs_.push_back(std::move(slab));
+  pages_ += count;
+  return adopted;
+}
+
 void PagePool::Release(Page* page) {
   if (--page->references != 0) return;
   --pages_;
   Slab* slab = page->slab;
   slab->free.push_back(page);
-  if (slab->free.size() < pages_per_slab_) return;
+  if (slab->free.size() < slab->count) return;
   // An empty slab goes back to the system, except the only one: requests that come one after another would otherwise
   // map, clear and unmap the same memory again and again.
-  if (slabs_.size() == 1) return;
+  const auto own = std::count_if(slabs_.begin(), slabs_.end(), [](const auto& s) { return s->file == nullptr; });
+  if (slab->file == nullptr && own == 1) return;
   slabs_.erase(std::find_if(slabs_.begin(), slabs_.end(), [&](const auto& s) { return s.get() == slab; }));
 }
 
@@ -118,12 +153,13 @@ void PagePool::Clear() {
 
 uint64_t PagePool::reserved_bytes() const {
   uint64_t bytes = 0;
-  for (const auto& slab : slabs_) bytes += slab->mapping.bytes;
+  for (const auto& slab : slabs_) bytes += slab->file != nullptr ? slab->file->bytes() : slab->mapping.bytes;
   return bytes;
 }
 
 bool PagePool::huge_pages() const {
-  return !slabs_.empty() && std::all_of(slabs_.begin(), slabs_.end(), [](const auto& s) { return s->mapping.huge; });
+  return !slabs_.empty() &&
+         std::all_of(slabs_.begin(), slabs_.end(), [](const auto& s) { return s->file != nullptr || s->mapping.huge; });
 }
 
 }  // namespace magicpig::kv

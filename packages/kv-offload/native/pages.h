@@ -11,6 +11,23 @@ namespace magicpig::kv {
 
 struct Slab;
 
+// A file's bytes in memory, private to the process: writing to them leaves the file as it is.
+class FileMapping {
+ public:
+  // data() is nullptr when the system refused, and errno says why.
+  FileMapping(int descriptor, size_t bytes);
+  ~FileMapping();
+  FileMapping(const FileMapping&) = delete;
+  FileMapping& operator=(const FileMapping&) = delete;
+
+  uint8_t* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  const size_t bytes_;
+};
+
 struct Page {
   uint8_t* data = nullptr;  // (page_bytes), 64-byte aligned
   uint32_t references = 0;  // sequences that hold it
@@ -27,6 +44,9 @@ class PagePool {
 
   // A page with one reference and undefined contents; nullptr when the system gives no memory.
   Page* Take();
+  // Pages of a file, `count` of them from `offset` bytes on, each with one reference. They are unmapped together when the
+  // last is released, and never handed out again. Throws std::bad_alloc.
+  std::vector<Page*> Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t count);
   void Retain(Page* page) { ++page->references; }
   void Release(Page* page);
   // Frees all pages at once, whoever holds them.

@@ -86,14 +86,8 @@ Status Store::MakeStep(std::vector<Request> requests, std::unique_ptr<Step>& ste
   }
 
   const uint64_t requested = total * pages_.page_bytes();
-  const uint64_t available = max_bytes_ == UINT64_MAX ? UINT64_MAX : max_bytes_ - std::min(max_bytes_, pages_.bytes());
-  if (requested > available) {
-    return Error{ErrorCode::kOutOfMemory,
-                 "The step needs " + std::to_string(requested) + " bytes of pages and " + std::to_string(available) +
-                     " of maxBytes = " + std::to_string(max_bytes_) +
-                     " are left; dispose of sequences or raise maxBytes.",
-                 requested, available};
-  }
+  const uint64_t available = Available();
+  if (requested > available) return DoesNotFit("The step", requested);
 
   // Everything that can fail comes before the first change.
   std::vector<Page*> fresh;
@@ -147,6 +141,32 @@ Status Store::MakeStep(std::vector<Request> requests, std::unique_ptr<Step>& ste
     sequence.length_ += requests[i].tokens;
     ++sequence.version_;
   }
+  return std::nullopt;
+}
+
+uint64_t Store::Available() const {
+  return max_bytes_ == UINT64_MAX ? UINT64_MAX : max_bytes_ - std::min(max_bytes_, pages_.bytes());
+}
+
+Error Store::DoesNotFit(const char* what, uint64_t requested) const {
+  return {ErrorCode::kOutOfMemory,
+          std::string(what) + " needs " + std::to_string(requested) + " bytes of pages and " +
+              std::to_string(Available()) + " of maxBytes = " + std::to_string(max_bytes_) +
+              " are left; dispose of sequences or raise maxBytes.",
+          requested, Available()};
+}
+
+Status Store::Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
+                    std::shared_ptr<Sequence>& sequence) {
+  if (disposed_) return Disposed("The store");
+  const uint64_t requested = uint64_t{pages} * pages_.page_bytes();
+  if (requested > Available()) return DoesNotFit("The snapshot", requested);
+  auto adopted = Open();
+  adopted->bases_.reserve(pages);
+  adopted->pages_ = pages_.Adopt(std::move(mapping), offset, pages);
+  for (const Page* page : adopted->pages_) adopted->bases_.push_back(page->data);
+  adopted->length_ = length;
+  sequence = std::move(adopted);
   return std::nullopt;
 }
 

@@ -15,7 +15,7 @@
 
 namespace magicpig::kv {
 
-enum class ErrorCode { kInvalidArgument, kOutOfMemory, kDisposed, kStaleStep, kSelector };
+enum class ErrorCode { kInvalidArgument, kOutOfMemory, kDisposed, kStaleStep, kSelector, kFile, kCorruptFile, kUnsupported };
 
 struct Error {
   ErrorCode code;
@@ -76,6 +76,10 @@ class Store : public std::enable_shared_from_this<Store> {
   // Reserves pages and lengthens the sequences, or fails and changes nothing. Throws std::bad_alloc likewise.
   Status MakeStep(std::vector<Request> requests, std::unique_ptr<Step>& step);
 
+  // A sequence of `length` tokens whose pages lie in a mapped file from `offset` bytes on.
+  Status Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
+               std::shared_ptr<Sequence>& sequence);
+
   const Shape& shape() const { return shape_; }
   const Kernels& kernels() const { return kernels_; }
   const magicpig_pool& pool() const { return pool_; }
@@ -84,6 +88,8 @@ class Store : public std::enable_shared_from_this<Store> {
   bool disposed() const { return disposed_; }
 
  private:
+  uint64_t Available() const;
+  Error DoesNotFit(const char* what, uint64_t requested) const;
   void CopyRows(const Page& from, Page& to, uint32_t tokens) const;
 
   const Shape shape_;
@@ -111,6 +117,8 @@ class Sequence {
   uint32_t length() const { return length_; }
   // Changes with every step, truncation, fork and disposal.
   uint64_t version() const { return version_; }
+  // The sequence's pages in order.
+  const std::vector<const uint8_t*>& bases() const { return bases_; }
   HeadRows Rows(uint32_t layer, uint32_t head) const;
 
  private:

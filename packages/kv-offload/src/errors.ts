@@ -5,6 +5,7 @@ export type KvErrorCode =
   | 'DISPOSED'
   | 'STALE_STEP'
   | 'SELECTOR'
+  | 'FILE'
   | 'CORRUPT_FILE'
   | 'UNSUPPORTED';
 
@@ -58,5 +59,26 @@ export class StaleStepError extends MagicPigKvError {
 export class SelectorError extends MagicPigKvError {
   constructor(message: string, options?: ErrorOptions) {
     super('SELECTOR', message, options);
+  }
+}
+
+/** The system could not read or write a snapshot; the message has its reason. */
+export class FileError extends MagicPigKvError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('FILE', message, options);
+  }
+}
+
+/** A snapshot is truncated, damaged, or of a version or byte order that this release does not read. */
+export class CorruptFileError extends MagicPigKvError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('CORRUPT_FILE', message, options);
+  }
+}
+
+/** The platform cannot do this. */
+export class UnsupportedError extends MagicPigKvError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('UNSUPPORTED', message, options);
   }
 }

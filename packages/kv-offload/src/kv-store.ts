@@ -195,6 +195,35 @@ export class KvStore implements Disposable {
     return this.#readRows(sequence, 1, layer, kvHead, begin, end, out);
   }
 
+  /**
+   * Writes a sequence to a file, so that a long prompt is paid for once across restarts. The file is checksummed and
+   * replaces what was at `path` only when it is whole and on disk. It holds this machine's byte order.
+   * @param attachment the caller's own bytes, kept with it: tables, means, the tokens
+   * @throws FileError, DisposedError, InvalidArgumentError
+   */
+  save(sequence: KvSequence, path: string, attachment: Uint8Array = new Uint8Array()): void {
+    if (!(sequence instanceof KvSequence) || sequence.store !== this) {
+      throw new InvalidArgumentError('sequence is not one of this store; make one with store.open().');
+    }
+    if (typeof path !== 'string') throw new InvalidArgumentError(`path is ${String(path)}; pass a file name.`);
+    if (!(attachment instanceof Uint8Array)) throw new InvalidArgumentError('attachment is not a Uint8Array.');
+    translateErrors(() => native.save(sequence.handle, path, attachment));
+  }
+
+  /**
+   * Maps a file written by {@link save} back into a store of the same shape. Its pages are read from the file as they
+   * are needed (once here, for the checksum) and count as bytes in use; appending leaves the file as it is, which must
+   * not be overwritten in place (save replaces it, which is safe) while the sequence is in use.
+   * @throws FileError, CorruptFileError
+   * @throws InvalidArgumentError for a snapshot of another shape
+   * @throws KvOutOfMemoryError when its pages exceed `maxBytes`
+   */
+  load(path: string): { sequence: KvSequence; attachment: Uint8Array } {
+    if (typeof path !== 'string') throw new InvalidArgumentError(`path is ${String(path)}; pass a file name.`);
+    const { sequence, attachment } = translateErrors(() => native.load(this.handle, path));
+    return { sequence: new KvSequence(this, sequence), attachment };
+  }
+
   /** Frees all pages of all sequences at once. Sequences and steps of this store throw DisposedError afterwards. */
   [Symbol.dispose](): void {
     native.disposeStore(this.handle);

@@ -42,6 +42,8 @@ export interface Native {
     end: number,
     out: Float32Array,
   ): void;
+  save(sequence: object, path: string, attachment: Uint8Array): void;
+  load(store: object, path: string): { sequence: object; attachment: Uint8Array };
   createStep(store: object, sequences: object[], tokens: number[]): object;
   append(
     step: object,

@@ -1,10 +1,13 @@
 import {
+  CorruptFileError,
   DisposedError,
+  FileError,
   InvalidArgumentError,
   KvOutOfMemoryError,
   MagicPigKvError,
   SelectorError,
   StaleStepError,
+  UnsupportedError,
 } from './errors.js';
 
 /** Runs a native call and turns what it throws into this package's errors. */
@@ -34,6 +37,12 @@ function translate(error: unknown): unknown {
       return new StaleStepError(error.message);
     case 'SELECTOR':
       return new SelectorError(error.message);
+    case 'FILE':
+      return new FileError(error.message);
+    case 'CORRUPT_FILE':
+      return new CorruptFileError(error.message);
+    case 'UNSUPPORTED':
+      return new UnsupportedError(error.message);
     default:
       return error;
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "checksum.h"
 #include "isa.h"
 #include "magicpig/thread_pool.h"
 #include "selectors.h"
@@ -177,9 +178,24 @@ class Walk {
   std::vector<Subject> subjects_;
 };
 
+// Values of the reference implementation (xxhsum -H1).
+void TestChecksum() {
+  const auto of = [](const std::string& text, size_t piece) {
+    Checksum checksum;
+    for (size_t i = 0; i < text.size(); i += piece) checksum.Add(text.data() + i, std::min(piece, text.size() - i));
+    return checksum.Value();
+  };
+  Expect(of("", 1) == 0xef46db3751d8e999ull, "checksum of nothing", 0);
+  Expect(of("a", 1) == 0xd24ec4f1a98c6e5bull, "checksum of a", 0);
+  Expect(of("abc", 3) == 0x44bc2cf5ad770999ull, "checksum of abc", 0);
+  const std::string text(1000, 'x');
+  for (const size_t piece : {1, 7, 31, 32, 33, 999}) Expect(of(text, piece) == of(text, 1000), "checksum in pieces", 0);
+}
+
 }  // namespace
 
 int main() {
+  TestChecksum();
   for (const Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF32, Dtype::kInt8}) {
     Walk({2, 2, 6, 40, 16, dtype}, 4, 1).Run(60);
     Walk({1, 1, 4, 128, 64, dtype}, 4, 2).Run(40);
