@@ -1,4 +1,6 @@
 // The whole way from TypeScript to the kernels and back: on the CPU emulation everywhere, on the GPU where there is one.
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
 import { SimHashTables } from '@magicpig/lsh';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -494,6 +496,29 @@ describe.each([
       expect([...nonFinite.read()]).toEqual([2]);
       expect([...codes.read().subarray(3, 6)]).toEqual([0, 0, 0]);
     });
+  });
+});
+
+describe('a thread that ends without disposing', () => {
+  it('gives its memory back', async () => {
+    const free = () => {
+      using device = new Device({ emulate: true });
+      return device.freeMemory;
+    };
+    const before = free();
+    const addon = fileURLToPath(new URL('../build/Release/magicpig_cuda_kernels_emulated.node', import.meta.url));
+    const code = `
+      const native = require(${JSON.stringify(addon)});
+      native.createStream();
+      native.createEvent(false);
+      native.allocatePinned(1000);
+      require('node:worker_threads').parentPort.postMessage(native.allocate(2 ** 20).status);
+      setInterval(() => {}, 1000);`;
+    const worker = new Worker(code, { eval: true });
+    expect(await new Promise((resolve) => worker.once('message', resolve))).toBe(0);
+    expect(free()).toBe(before - 2 ** 20);
+    await worker.terminate();
+    expect(free()).toBe(before);
   });
 });
 

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <napi.h>
 
+#include <map>
 #include <utility>
 
 #include "../kernels/attention_decode.h"
@@ -114,6 +115,38 @@ cudaError_t draw_sketch(cudaStream_t stream, uint32_t* ids, float* minus_log, in
                      SketchShape{dim, bits, kv_heads, group, capacity}, SketchStep{keys, room, budget, floor_share, scale, layer, step, seed});
 }
 
+// ---- What a thread holds: freed with it, should it end without disposing of its Device --------------------------------------
+
+struct Instance {
+  CublasLt cublaslt;
+  std::map<void*, cudaError_t (*)(void*)> held;  // and how each thing is freed
+
+  ~Instance() {
+    if (held.empty()) return;
+    cudaDeviceSynchronize();
+    for (const auto& [handle, release] : held) release(handle);
+  }
+};
+
+Instance& instance(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
+
+template <typename Handle, cudaError_t (*kRelease)(Handle)>
+cudaError_t release_handle(void* handle) {
+  return kRelease(static_cast<Handle>(handle));
+}
+
+// Remembers a new handle, and how to free it.
+template <typename Handle, cudaError_t (*kRelease)(Handle)>
+void hold(const Napi::CallbackInfo& info, Handle handle) {
+  if (handle != nullptr) instance(info.Env()).held[handle] = release_handle<Handle, kRelease>;
+}
+// Exports the freeing of such a handle.
+template <typename Handle, cudaError_t (*kRelease)(Handle)>
+Napi::Value released(const Napi::CallbackInfo& info) {
+  instance(info.Env()).held.erase(unpack<void*>(info[0]));
+  return exported<kRelease>(info);
+}
+
 // ---- Runtime -------------------------------------------------------------------------------------------------------------
 
 cudaError_t free_pinned(void* pointer) {
@@ -121,6 +154,11 @@ cudaError_t free_pinned(void* pointer) {
   const cudaError_t status = cudaDeviceSynchronize();
   const cudaError_t freed = cudaFreeHost(pointer);
   return status != cudaSuccess ? status : freed;
+}
+cudaError_t unpin(void* pointer) {
+  const cudaError_t status = cudaDeviceSynchronize();
+  const cudaError_t unpinned = cudaHostUnregister(pointer);
+  return status != cudaSuccess ? status : unpinned;
 }
 cudaError_t copy(cudaStream_t stream, void* to, const void* from, int64_t bytes) {
   return cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream);
@@ -192,6 +230,7 @@ Napi::Value error_text(const Napi::CallbackInfo& info) {
 Napi::Value allocate(const Napi::CallbackInfo& info) {
   void* pointer = nullptr;
   const cudaError_t status = cudaMalloc(&pointer, static_cast<size_t>(info[0].As<Napi::Number>().Int64Value()));
+  if (status == cudaSuccess) hold<void*, cudaFree>(info, pointer);
   return result(info.Env(), status, pack(pointer));
 }
 
@@ -201,6 +240,7 @@ Napi::Value allocate_pinned(const Napi::CallbackInfo& info) {
   void* pointer = nullptr;
   const cudaError_t status = cudaHostAlloc(&pointer, bytes, cudaHostAllocPortable);
   if (status != cudaSuccess) return result(info.Env(), status, info.Env().Undefined());
+  hold<void*, free_pinned>(info, pointer);
   Napi::Object value = Napi::Object::New(info.Env());
   value.Set("pointer", pack(pointer));
   value.Set("buffer", Napi::ArrayBuffer::New(info.Env(), pointer, bytes));
@@ -215,13 +255,9 @@ Napi::Value detach(const Napi::CallbackInfo& info) {
 Napi::Value pin_array(const Napi::CallbackInfo& info) {
   const auto array = info[0].As<Napi::TypedArray>();
   void* const host = static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
-  return result(info.Env(), cudaHostRegister(host, array.ByteLength(), cudaHostRegisterPortable), pack(host));
-}
-cudaError_t unpin(void* pointer) {
-  // Work that still uses it must end first.
-  const cudaError_t status = cudaDeviceSynchronize();
-  const cudaError_t unpinned = cudaHostUnregister(pointer);
-  return status != cudaSuccess ? status : unpinned;
+  const cudaError_t status = cudaHostRegister(host, array.ByteLength(), cudaHostRegisterPortable);
+  if (status == cudaSuccess) hold<void*, unpin>(info, host);
+  return result(info.Env(), status, pack(host));
 }
 
 // Copies between a typed array and the device; returns when the array may be used again.
@@ -240,12 +276,14 @@ Napi::Value copy_array(const Napi::CallbackInfo& info) {
 Napi::Value create_stream(const Napi::CallbackInfo& info) {
   cudaStream_t stream = nullptr;
   const cudaError_t status = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (status == cudaSuccess) hold<cudaStream_t, cudaStreamDestroy>(info, stream);
   return result(info.Env(), status, pack(stream));
 }
 Napi::Value create_event(const Napi::CallbackInfo& info) {
   cudaEvent_t event = nullptr;
   const bool timed = info[0].As<Napi::Boolean>();
   const cudaError_t status = cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming);
+  if (status == cudaSuccess) hold<cudaEvent_t, cudaEventDestroy>(info, event);
   return result(info.Env(), status, pack(event));
 }
 Napi::Value elapsed(const Napi::CallbackInfo& info) {
@@ -259,6 +297,7 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   cudaError_t status = cudaStreamEndCapture(unpack<cudaStream_t>(info[0]), &graph);
   if (status == cudaSuccess) status = cudaGraphInstantiate(&exec, graph, 0);
   if (graph != nullptr) cudaGraphDestroy(graph);
+  if (status == cudaSuccess) hold<cudaGraphExec_t, cudaGraphExecDestroy>(info, exec);
   return result(info.Env(), status, pack(exec));
 }
 
@@ -283,12 +322,8 @@ Napi::Value draw_workspace(const Napi::CallbackInfo& info) {
 
 // ---- cuBLASLt: one handle for each thread that loads the addon -----------------------------------------------------------
 
-struct Instance {
-  CublasLt cublaslt;
-};
-
 Napi::Value open_cublaslt(const Napi::CallbackInfo& info) {
-  CublasLt& library = info.Env().GetInstanceData<Instance>()->cublaslt;
+  CublasLt& library = instance(info.Env()).cublaslt;
   const bool open = library.open();
   Napi::Object object = Napi::Object::New(info.Env());
   object.Set("open", open);
@@ -298,7 +333,7 @@ Napi::Value open_cublaslt(const Napi::CallbackInfo& info) {
   return object;
 }
 Napi::Value multiply_cublaslt(const Napi::CallbackInfo& info) {
-  CublasLt& library = info.Env().GetInstanceData<Instance>()->cublaslt;
+  CublasLt& library = instance(info.Env()).cublaslt;
   const cudaError_t status = library.multiply(unpack<cudaStream_t>(info[0]), unpack<float*>(info[1]), unpack<const bf16*>(info[2]),
                                               unpack<const bf16*>(info[3]), unpack<int>(info[4]), unpack<int>(info[5]),
                                               unpack<int>(info[6]), unpack<bool>(info[7]), unpack<void*>(info[8]));
@@ -337,21 +372,21 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("errorName", error_name);
   add("errorText", error_text);
   add("allocate", allocate);
-  add("free", exported<cudaFree>);
+  add("free", released<void*, cudaFree>);
   add("allocatePinned", allocate_pinned);
   add("detach", detach);
-  add("freePinned", exported<free_pinned>);
+  add("freePinned", released<void*, free_pinned>);
   add("pinArray", pin_array);
-  add("unpin", exported<unpin>);
+  add("unpin", released<void*, unpin>);
   add("copy", exported<copy>);
   add("copyArray", copy_array);
   add("fillBytes", exported<fill_bytes>);
   add("createStream", create_stream);
-  add("destroyStream", exported<cudaStreamDestroy>);
+  add("destroyStream", released<cudaStream_t, cudaStreamDestroy>);
   add("synchronizeStream", exported<cudaStreamSynchronize>);
   add("synchronizeDevice", exported<cudaDeviceSynchronize>);
   add("createEvent", create_event);
-  add("destroyEvent", exported<cudaEventDestroy>);
+  add("destroyEvent", released<cudaEvent_t, cudaEventDestroy>);
   add("recordEvent", exported<record_event>);
   add("waitEvent", exported<wait_event>);
   add("queryEvent", exported<cudaEventQuery>);
@@ -360,7 +395,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("beginCapture", exported<begin_capture>);
   add("endCapture", end_capture);
   add("launchGraph", exported<cudaGraphLaunch>);
-  add("destroyGraph", exported<cudaGraphExecDestroy>);
+  add("destroyGraph", released<cudaGraphExec_t, cudaGraphExecDestroy>);
 
   add("rmsNorm", exported<rms_norm>);
   add("rmsNormF32", exported<rms_norm_f32>);

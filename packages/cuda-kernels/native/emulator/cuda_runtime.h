@@ -4,9 +4,9 @@
 // It is a checker, not a fast path. Every thread of a block is a fiber that runs until its next barrier or warp operation;
 // the order in which the fibers run is a parameter (emulator::set_order), so that a missing barrier shows as a wrong
 // result. Blocks run one after another. Shared memory is poisoned before each block, device memory when it is allocated.
-// Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs only when something waits for
-// the stream, so that a missing event shows too. Under AddressSanitizer every device buffer and the dynamic shared memory
-// have guarded ends.
+// Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs
+// only when something waits for the stream, so that a missing event shows too. Under AddressSanitizer every device buffer and
+// the dynamic shared memory have guarded ends.
 #ifndef MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
 #define MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
 
