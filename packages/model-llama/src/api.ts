@@ -37,7 +37,10 @@ export interface LoadOptions {
   backend?: 'cpu';
   /** Threads that compute; default `os.availableParallelism()`. */
   threads?: number;
-  /** Format of the weights in memory; the KV cache follows it. Default `bf16`. */
+  /**
+   * Format of the weights in memory. Default `q8` for block-quantised checkpoints (their blocks stay as they are), `bf16`
+   * for others. The KV cache is float32 with `f32` and bfloat16 otherwise.
+   */
   weights?: WeightFormat;
   /** Longest context of a request, prompt and answer, in tokens; default the model's own limit. */
   contextTokens?: number;

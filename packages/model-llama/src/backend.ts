@@ -49,8 +49,13 @@ export type WeightSource =
       mean?: number;
     };
 
-/** `bf16`: bfloat16 weights and products, float32 sums. `f32`: everything float32, the reference. */
-export type WeightFormat = 'f32' | 'bf16';
+/**
+ * `f32`: everything float32, the reference. `bf16`: bfloat16 weights and products, float32 sums. `q8`, `q4`: blocks of 32
+ * weights in 8 or 4 bits, with inputs rounded to 8 bits a block; block-quantised sources stay in their own bits with either.
+ */
+export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
+
+export const WEIGHT_FORMATS = ['f32', 'bf16', 'q8', 'q4'] as const;
 
 export interface LinearOptions {
   /** RMSNorm of each row of x before the product: x / sqrt(mean(x^2) + epsilon) * weight [cols]. */

@@ -2,6 +2,7 @@ export type * from './api.js';
 export { type AttentionSettings, MAGICPIG_DEFAULTS, resolveAttention } from './attention-options.js';
 export type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
 export type * from './backend.js';
+export { WEIGHT_FORMATS } from './backend.js';
 export { defaultCacheDirectory } from './checkpoint/cache-directory.js';
 export { locateModel } from './checkpoint/locate-model.js';
 export { openCheckpoint } from './checkpoint/open-checkpoint.js';

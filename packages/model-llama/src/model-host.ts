@@ -2,7 +2,7 @@ import { CpuBackend } from '@magicpig/cpu-kernels';
 import { KvStore } from '@magicpig/kv-offload';
 import type { LoadOptions, ModelInfo } from './api.js';
 import { resolveAttention } from './attention-options.js';
-import type { Backend } from './backend.js';
+import { type Backend, WEIGHT_FORMATS, type WeightFormat } from './backend.js';
 import type { Checkpoint, Tokenizer } from './checkpoint.js';
 import { Engine } from './engine.js';
 import { CacheTooSmallError, InvalidRequestError } from './errors.js';
@@ -32,7 +32,7 @@ const CACHE_SHARE = 0.5;
  *   whatever loading throws.
  */
 export async function createModelHost(checkpoint: Checkpoint, options: LoadOptions = {}): Promise<ModelHost> {
-  const { weights: format = 'bf16', maxSequences = 16, maxQueue = 256, threads, signal, onProgress } = options;
+  const { maxSequences = 16, maxQueue = 256, threads, signal, onProgress } = options;
   const { config, tokenizer, name } = checkpoint;
   const { attention = { policy: 'magicpig' }, contextTokens = config.maxPositions } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
@@ -43,8 +43,11 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   if (options.backend !== undefined && options.backend !== 'cpu') {
     throw new InvalidRequestError(`backend must be 'cpu', not ${JSON.stringify(options.backend)}`, 'backend');
   }
-  if (format !== 'bf16' && format !== 'f32') {
-    throw new InvalidRequestError(`weights must be 'bf16' or 'f32', not ${JSON.stringify(format)}`, 'weights');
+  if (options.weights !== undefined && !WEIGHT_FORMATS.includes(options.weights)) {
+    throw new InvalidRequestError(
+      `weights must be one of ${WEIGHT_FORMATS.join(', ')}, not ${JSON.stringify(options.weights)}`,
+      'weights',
+    );
   }
   resolveAttention(attention, config.layers);
 
@@ -57,13 +60,15 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     for (const thing of owned.splice(0).reverse()) thing[Symbol.dispose]();
   };
   try {
+    const format = options.weights ?? naturalFormat(checkpoint);
     const backend = own(new CpuBackend(threads === undefined ? {} : { threads }));
     const weights = own(await loadLlamaWeights(checkpoint, backend, { format, signal, onProgress }));
     const { layers, kvHeads, queryHeads, headDim } = config;
     const maxRows = Engine.maxRows(maxSequences);
     const cacheBytes = options.cacheBytes ?? Math.floor(CACHE_SHARE * process.availableMemory());
+    const dtype = format === 'f32' ? 'f32' : 'bf16';
     const cache = own(
-      new KvStore({ layers, kvHeads, queryHeads, headDim, dtype: format, maxBytes: cacheBytes, pool: backend.pool }),
+      new KvStore({ layers, kvHeads, queryHeads, headDim, dtype, maxBytes: cacheBytes, pool: backend.pool }),
     );
     const page = cache.bytesFor(1);
     if (page > cacheBytes) {
@@ -94,6 +99,13 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     dispose();
     throw error;
   }
+}
+
+/** Keeps quantised blocks as they are: unpacking them would only take more memory to read. */
+function naturalFormat(checkpoint: Checkpoint): WeightFormat {
+  const { hiddenSize, intermediateSize } = checkpoint.config;
+  const { type } = checkpoint.tensor('model.layers.0.mlp.down_proj.weight', hiddenSize, intermediateSize);
+  return /^q\d/.test(type) ? 'q8' : 'bf16';
 }
 
 function checkInteger(name: string, value: unknown, low: number, high: number): void {

@@ -63,9 +63,14 @@ function compare(host: ModelHost): { errors: number[]; agreement: number } {
   return { errors, agreement: agreement / tokens.length };
 }
 
-async function load(path: string, weights: WeightFormat, threads = 2): Promise<ModelHost> {
+async function load(path: string, weights: WeightFormat | undefined, threads = 2): Promise<ModelHost> {
   using checkpoint = await openCheckpoint(path);
-  return await createModelHost(checkpoint, { weights, threads, cacheBytes: 2 ** 30, attention: { policy: 'dense' } });
+  return await createModelHost(checkpoint, {
+    ...(weights && { weights }),
+    threads,
+    cacheBytes: 2 ** 30,
+    attention: { policy: 'dense' },
+  });
 }
 
 describeRealModel('SmolLM2-135M-Instruct against Hugging Face', (path) => {
@@ -95,15 +100,24 @@ describeRealModel('SmolLM2-135M-Instruct against Hugging Face', (path) => {
     expect(agreement).toBeGreaterThan(0.95);
   });
 
-  it('gives a request the same tokens alone and beside others, dense and sampled, on one thread and two', async () => {
+  it('q8, the default for this file: logits within 5e-2 over all positions', async () => {
+    using host = await load(path, undefined);
+    expect(host.info.weights).toBe('q8');
+    const { errors, agreement } = compare(host);
+    expect(Math.sqrt(errors.reduce((sum, error) => sum + error ** 2, 0) / errors.length)).toBeLessThan(5e-2);
+    expect(agreement).toBeGreaterThan(0.9);
+  });
+
+  const title = 'gives a request the same tokens alone and beside others, dense and sampled, on one thread and two, %s';
+  it.each(['bf16', 'q8'] as const)(title, async (weights) => {
     const tokens = Int32Array.from(fixture.tokens);
     const requests = [
       { prompt: tokens, attention: { policy: 'magicpig', minContext: 0 } as const },
       { prompt: tokens.subarray(0, 300), attention: { policy: 'dense' } as const, temperature: 1, seed: 3 },
       { prompt: tokens.subarray(100), attention: { policy: 'magicpig', minContext: 0, K: 8, L: 75 } as const },
     ].map((request) => ({ ...request, maxTokens: 80, ignoreEos: true }));
-    using one = await load(path, 'bf16', 1);
-    using two = await load(path, 'bf16', 2);
+    using one = await load(path, weights, 1);
+    using two = await load(path, weights, 2);
     const together = runAll(two.engine, requests);
     for (const [i, request] of requests.entries()) {
       expect(runAll(one.engine, [request])[0]!.tokens).toEqual(together[i]!.tokens);

@@ -1,4 +1,4 @@
-import type { AttentionOptions, LoadOptions } from '@magicpig/model-llama';
+import { type AttentionOptions, type LoadOptions, WEIGHT_FORMATS, type WeightFormat } from '@magicpig/model-llama';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { SamplingDefaults } from '../generate-options.js';
 import { parseSize } from '../parse-size.js';
@@ -9,7 +9,7 @@ export interface ModelFlags {
   model: string;
   backend: 'cpu';
   threads?: number;
-  weights: 'bf16' | 'f32';
+  weights?: WeightFormat;
   context?: number;
   cacheGb?: number;
   maxSequences?: number;
@@ -50,7 +50,10 @@ export function addModelOptions(command: Command): Command {
     .addOption(new Option('--backend <name>', 'where the model computes').choices(['cpu']).default('cpu'))
     .option('--threads <n>', 'threads that compute (default: the cores this process may use)', integer(1, 1024))
     .addOption(
-      new Option('--weights <format>', 'format of weights and KV cache').choices(['bf16', 'f32']).default('bf16'),
+      new Option(
+        '--weights <format>',
+        "format of the weights in memory (default: q8, the file's own blocks, for quantised files, bf16 for others)",
+      ).choices(WEIGHT_FORMATS),
     )
     .option('--context <tokens>', "longest context, prompt and answer (default: the model's own)", integer(1))
     .option(
