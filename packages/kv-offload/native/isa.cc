@@ -1,13 +1,12 @@
 #include "isa.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 namespace magicpig::kv {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+constexpr Isa kAll[] = {Isa::kPortable, Isa::kNeon, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
 
 Isa Detect() {
 #if defined(__x86_64__)
@@ -20,6 +19,8 @@ Isa Detect() {
     return Isa::kAvx2;
   }
   return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+#elif defined(__aarch64__)
+  return Isa::kNeon;  // part of the architecture
 #else
   return Isa::kPortable;
 #endif
@@ -30,7 +31,9 @@ Isa Choose() {
   const char* limit = std::getenv("MAGICPIG_ISA");
   if (limit == nullptr) return detected;
   for (const Isa isa : kAll) {
-    if (std::strcmp(limit, IsaName(isa)) == 0) return std::min(isa, detected);
+    if (std::strcmp(limit, IsaName(isa)) != 0 || isa > detected) continue;
+    // Not a path of another architecture, which the order of the names would allow.
+    return isa == Isa::kNeon && detected != Isa::kNeon ? detected : isa;
   }
   return detected;
 }
@@ -45,6 +48,7 @@ Isa ActiveIsa() {
 const char* IsaName(Isa isa) {
   switch (isa) {
     case Isa::kPortable: return "portable";
+    case Isa::kNeon: return "neon";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
     case Isa::kAvx512Bf16: return "avx512bf16";

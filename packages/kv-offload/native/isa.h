@@ -4,10 +4,10 @@
 
 namespace magicpig::kv {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa { kPortable, kNeon, kAvx2, kAvx512, kAvx512Bf16 };
 
-// The best one that the CPU offers and that the environment variable MAGICPIG_ISA (portable, avx2, avx512, avx512bf16)
-// does not exclude. The variable lowers the choice only; any other value is ignored.
+// The best one that the CPU offers and that the environment variable MAGICPIG_ISA (portable, neon, avx2, avx512,
+// avx512bf16) does not exclude. The variable lowers the choice only; any other value is ignored.
 Isa ActiveIsa();
 
 const char* IsaName(Isa isa);

@@ -1,25 +1,40 @@
-// Builds and runs the native tests without Node's headers: `node scripts/native-test.mjs [address,undefined | thread]`.
+// Builds the native tests without Node's headers and runs them on every path of this CPU:
+//   node scripts/native-test.mjs [address,undefined | thread]   with sanitizers
+//   node scripts/native-test.mjs aarch64                        the NEON path, cross-compiled and run by qemu-user
 import { spawnSync } from 'node:child_process';
-import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const sanitizers = process.argv[2] ?? '';
-const build = join(root, 'build', sanitizers ? `native-test-${sanitizers.replace(',', '-')}` : 'native-test');
+const mode = process.argv[2] ?? '';
+const cross = mode === 'aarch64';
+const sanitizers = cross ? '' : mode;
+const build = join(root, 'build', mode ? `native-test-${mode.replace(',', '-')}` : 'native-test');
 
 run('cmake', [
   ...['-S', root, '-B', build, '-DMAGICPIG_NATIVE_TESTS=ON'],
   `-DMAGICPIG_SANITIZE=${sanitizers}`,
   `-DCMAKE_BUILD_TYPE=${sanitizers ? 'RelWithDebInfo' : 'Release'}`,
+  ...(cross
+    ? [
+        '-DCMAKE_SYSTEM_NAME=Linux',
+        '-DCMAKE_SYSTEM_PROCESSOR=aarch64',
+        '-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++',
+        '-DCMAKE_EXE_LINKER_FLAGS=-static',
+      ]
+    : []),
 ]);
-run('cmake', ['--build', build, '-j', String(Math.min(2, availableParallelism()))]);
-for (const isa of ['avx512bf16', 'avx512', 'avx2', 'portable']) {
-  run(join(build, 'kv-offload-test'), [], { MAGICPIG_ISA: isa });
+run('cmake', ['--build', build, '-j', '2']);
+const program = join(build, 'kv-offload-test');
+for (const isa of cross ? ['neon', 'portable'] : ['avx512bf16', 'avx512', 'avx2', 'portable']) {
+  run(cross ? 'qemu-aarch64' : program, cross ? [program] : [], { MAGICPIG_ISA: isa });
 }
 
 function run(command, args, env = {}) {
   const { status, error } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, ...env } });
-  if (error) throw error;
+  if (error) {
+    console.error(`Could not run ${command}: ${error.message}`);
+    process.exit(1);
+  }
   if (status !== 0) process.exit(status ?? 1);
 }

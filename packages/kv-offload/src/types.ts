@@ -55,6 +55,6 @@ export interface KvStats {
   /** Whether the system accepted the request for huge pages on every slab. */
   hugePages: boolean;
   threads: number;
-  /** Instruction set of the kernels: `avx512bf16`, `avx512`, `avx2`, `portable`. */
+  /** Instruction set of the kernels: `avx512bf16`, `avx512`, `avx2`, `neon`, `portable`. */
   isa: string;
 }
