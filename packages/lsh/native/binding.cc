@@ -50,12 +50,13 @@ class ProjectionObject : public Napi::ObjectWrap<ProjectionObject> {
                        {InstanceAccessor<&ProjectionObject::Bytes>("bytes"), InstanceMethod<&ProjectionObject::Hash>("hash")});
   }
 
-  // (dim, bits, tables, seed)
+  // (hadamard, dim, bits, tables, seed)
   explicit ProjectionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ProjectionObject>(info) {
     Guard(info.Env(), [&] {
-      projection = std::make_shared<Projection>(info[0].As<Napi::Number>().Uint32Value(), info[1].As<Napi::Number>().Uint32Value(),
-                                                info[2].As<Napi::Number>().Uint32Value(),
-                                                static_cast<uint64_t>(info[3].As<Napi::Number>().Int64Value()));
+      const auto integer = [&](size_t i) { return info[i].As<Napi::Number>().Uint32Value(); };
+      projection = std::make_shared<Projection>(
+          info[0].As<Napi::Boolean>().Value() ? ProjectionKind::kHadamard : ProjectionKind::kGaussian, integer(1), integer(2),
+          integer(3), static_cast<uint64_t>(info[4].As<Napi::Number>().Int64Value()));
       return info.Env().Undefined();
     });
   }
@@ -78,10 +79,10 @@ class ProjectionObject : public Napi::ObjectWrap<ProjectionObject> {
       scratch.Prepare(*projection);
       for (size_t first = 0; first < n; first += Projection::kRows) {
         const size_t rows = std::min(Projection::kRows, n - first);
-        if (!projection->Hash(kernels, vectors + first * projection->dim(), rows, nullptr, scratch, nullptr)) {
+        if (!projection->Hash(kernels, vectors + first * projection->dim(), rows, nullptr, scratch, nullptr,
+                              codes + first * projection->tables(), projection->tables(), 1)) {
           return ThrowNonFinite(info.Env());
         }
-        projection->Codes(scratch, rows, codes + first * projection->tables(), projection->tables(), 1);
       }
       return info.Env().Undefined();
     });

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "hadamard.h"
 #include "kernels.h"
 #include "quantise.h"
 
@@ -147,6 +148,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"avx2", Quantise, Signs, Gather, Collect8, Collect16, Equal};
+const Kernels kAvx2Kernels = {"avx2", Quantise, Signs, Hadamard, Dot, Gather, Collect8, Collect16, Equal};
 
 }  // namespace magicpig::lsh

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "hadamard.h"
 #include "kernels.h"
 #include "quantise.h"
 
@@ -90,6 +91,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kNeonKernels = {"neon", Quantise, Signs, Gather, Collect8, Collect16, Equal};
+const Kernels kNeonKernels = {"neon", Quantise, Signs, Hadamard, Dot, Gather, Collect8, Collect16, Equal};
 
 }  // namespace magicpig::lsh

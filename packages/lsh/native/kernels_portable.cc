@@ -1,6 +1,7 @@
 // The specification of all kernels.
 #include <cstring>
 
+#include "hadamard.h"
 #include "kernels.h"
 #include "quantise.h"
 
@@ -52,6 +53,6 @@ size_t Equal(const uint16_t* a, const uint16_t* b, size_t tables) {
 
 }  // namespace
 
-const Kernels kPortableKernels = {"portable", Quantise, Signs, Gather, Collect<uint8_t>, Collect<uint16_t>, Equal};
+const Kernels kPortableKernels = {"portable", Quantise, Signs, Hadamard, Dot, Gather, Collect<uint8_t>, Collect<uint16_t>, Equal};
 
 }  // namespace magicpig::lsh

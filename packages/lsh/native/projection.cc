@@ -9,6 +9,7 @@
 namespace magicpig::lsh {
 namespace {
 
+static_assert(Projection::kRows % kLanes == 0);
 static_assert(std::endian::native == std::endian::little, "sign masks are read as one stream of bits");
 
 // round(2^31 erf(m / (16 sqrt 2))), m = 1..63: where |g| passes m / 16.
@@ -24,6 +25,10 @@ constexpr uint32_t kQuantiles[63] = {
 
 constexpr int32_t kLargestWeight = 127;
 constexpr int32_t kLargestRounded = 32767;
+// Butterflies that have not been scaled yet grow a norm by 2 sqrt(2); 16 bits must hold that.
+constexpr int32_t kHadamardNorm = 11500;
+constexpr size_t kLeastSize = 64;
+constexpr size_t kRotations = 3;
 
 }  // namespace
 
@@ -34,24 +39,45 @@ int8_t ProjectionWeight(uint32_t word) {
   return static_cast<int8_t>(word >> 31 != 0 ? -weight : weight);
 }
 
-Projection::Projection(uint32_t dim, uint32_t bits, uint32_t tables, uint64_t seed)
-    : dim_(dim),
-      bits_(bits),
-      tables_(tables),
-      pairs_((size_t{dim} + 1) / 2),
-      blocks_((size_t{bits} * tables + kColumns - 1) / kColumns),
-      signs_stride_(blocks_ + 2),
-      limit_(std::min<int32_t>(kLargestRounded, INT32_MAX / (kLargestWeight * static_cast<int32_t>(dim)))),
-      weights_(blocks_ * pairs_ * kColumns * 2) {
+void Projection::Scratch::Prepare(const Projection& projection) {
+  if (projection.kind_ == ProjectionKind::kGaussian) {
+    rounded.Reserve(kRows * projection.pairs_ * 2, 0);
+    signs.Reserve(kRows * projection.signs_stride_, 0);
+  } else {
+    rounded.Reserve(projection.pairs_ * 2, 0);
+    lanes.Reserve(2 * projection.size_ * kLanes, 0);
+    codes.Reserve(projection.tables_ * kLanes, 0);
+  }
+}
+
+Projection::Projection(ProjectionKind kind, uint32_t dim, uint32_t bits, uint32_t tables, uint64_t seed)
+    : kind_(kind), dim_(dim), bits_(bits), tables_(tables), pairs_((size_t{dim} + 1) / 2) {
+  const size_t projections = size_t{bits} * tables;
+  if (kind == ProjectionKind::kGaussian) {
+    size_ = dim;
+    blocks_ = (projections + kColumns - 1) / kColumns;
+    limit_ = std::min<int32_t>(kLargestRounded, INT32_MAX / (kLargestWeight * static_cast<int32_t>(dim)));
+    DrawWeights(seed);
+  } else {
+    size_ = std::max(kLeastSize, std::bit_ceil(size_t{dim}));
+    blocks_ = (projections + size_ - 1) / size_;
+    limit_ = kHadamardNorm;
+    DrawFlips(seed);
+  }
+  signs_stride_ = blocks_ + 2;
+}
+
+void Projection::DrawWeights(uint64_t seed) {
+  weights_ = Buffer<int16_t>(blocks_ * pairs_ * kColumns * 2);
   std::memset(weights_.data(), 0, weights_.bytes());
   const auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  for (uint32_t t = 0; t < tables; ++t) {
-    for (uint32_t j = 0; j < bits; ++j) {
-      const size_t column = size_t{t} * bits + j;
+  for (uint32_t t = 0; t < tables_; ++t) {
+    for (uint32_t j = 0; j < bits_; ++j) {
+      const size_t column = size_t{t} * bits_ + j;
       int16_t* w = weights_.data() + (column / kColumns * pairs_ * kColumns + column % kColumns) * 2;
-      for (uint32_t first = 0; first < dim; first += 4) {
+      for (uint32_t first = 0; first < dim_; first += 4) {
         const PhiloxBlock words = Philox({first / 4, j, t, 0}, key0, key1);
-        for (uint32_t i = first; i < std::min(first + 4, dim); ++i) {
+        for (uint32_t i = first; i < std::min(first + 4, dim_); ++i) {
           w[i / 2 * kColumns * 2 + i % 2] = ProjectionWeight(words[i % 4]);
         }
       }
@@ -59,20 +85,55 @@ Projection::Projection(uint32_t dim, uint32_t bits, uint32_t tables, uint64_t se
   }
 }
 
-bool Projection::Hash(const Kernels& kernels, const float* x, size_t rows, const float* centre, Scratch& scratch,
-                      float* inverse_norms) const {
-  for (size_t row = 0; row < rows; ++row) {
-    float inverse_norm;
-    if (!kernels.quantise(x + row * dim_, centre, dim_, limit_, scratch.rounded.data() + row * pairs_ * 2, &inverse_norm)) {
-      return false;
+void Projection::DrawFlips(uint64_t seed) {
+  weights_ = Buffer<int16_t>(blocks_ * kRotations * size_);
+  const auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  int16_t* flip = weights_.data();
+  for (uint32_t b = 0; b < blocks_; ++b) {
+    for (uint32_t r = 0; r < kRotations; ++r) {
+      PhiloxBlock words{};
+      for (uint32_t i = 0; i < size_; ++i) {
+        if (i % 128 == 0) words = Philox({i / 128, r, b, 1}, key0, key1);
+        *flip++ = words[i % 128 / 32] >> i % 32 & 1 ? -1 : 1;
+      }
     }
-    if (inverse_norms != nullptr) inverse_norms[row] = inverse_norm;
   }
-  kernels.signs(scratch.rounded.data(), rows, pairs_, weights_.data(), blocks_, scratch.signs.data(), signs_stride_);
+}
+
+bool Projection::Hash(const Kernels& kernels, const float* x, size_t rows, const float* centre, Scratch& scratch,
+                      float* inverse_norms, uint16_t* codes, size_t row_stride, size_t table_stride) const {
+  float unused;
+  const auto norm = [&](size_t row) { return inverse_norms != nullptr ? inverse_norms + row : &unused; };
+  if (kind_ == ProjectionKind::kGaussian) {
+    for (size_t row = 0; row < rows; ++row) {
+      int16_t* rounded = scratch.rounded.data() + row * pairs_ * 2;
+      if (!kernels.quantise(x + row * dim_, centre, dim_, limit_, false, rounded, norm(row))) return false;
+    }
+    kernels.signs(scratch.rounded.data(), rows, pairs_, weights_.data(), blocks_, scratch.signs.data(), signs_stride_);
+    Unpack(scratch, rows, codes, row_stride, table_stride);
+    return true;
+  }
+
+  int16_t* lanes = scratch.lanes.data();
+  for (size_t first = 0; first < rows; first += kLanes) {
+    const size_t count = std::min(kLanes, rows - first);
+    std::memset(lanes, 0, size_ * kLanes * sizeof *lanes);
+    for (size_t lane = 0; lane < count; ++lane) {
+      int16_t* rounded = scratch.rounded.data();
+      if (!kernels.quantise(x + (first + lane) * dim_, centre, dim_, limit_, true, rounded, norm(first + lane))) return false;
+      for (size_t i = 0; i < dim_; ++i) lanes[i * kLanes + lane] = rounded[i];
+    }
+    kernels.hadamard(lanes, size_, weights_.data(), bits_, tables_, lanes + size_ * kLanes, scratch.codes.data());
+    for (size_t t = 0; t < tables_; ++t) {
+      const uint16_t* from = scratch.codes.data() + t * kLanes;
+      uint16_t* to = codes + first * row_stride + t * table_stride;
+      for (size_t lane = 0; lane < count; ++lane) to[lane * row_stride] = from[lane];
+    }
+  }
   return true;
 }
 
-void Projection::Codes(const Scratch& scratch, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride) const {
+void Projection::Unpack(const Scratch& scratch, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride) const {
   const uint32_t mask = (1u << bits_) - 1;
   for (size_t row = 0; row < rows; ++row) {
     const auto* stream = reinterpret_cast<const uint8_t*>(scratch.signs.data() + row * signs_stride_);

@@ -1,4 +1,4 @@
-// Rounding vectors to integers. Included by the file of each instruction set, so that each compiles it for itself.
+// Rounding vectors to integers, and dot products. Included by the file of each instruction set, so that each compiles it for itself.
 #ifndef MAGICPIG_LSH_QUANTISE_H_
 #define MAGICPIG_LSH_QUANTISE_H_
 
@@ -11,7 +11,8 @@ namespace magicpig::lsh {
 namespace {
 
 template <bool kCentred>
-bool QuantiseWith(const float* x, const float* centre, size_t dim, int32_t limit, int16_t* out, float* inverse_norm) {
+bool QuantiseWith(const float* x, const float* centre, size_t dim, int32_t limit, bool by_norm, int16_t* out,
+                  float* inverse_norm) {
   const auto value = [&](size_t i) { return kCentred ? x[i] - centre[i] : x[i]; };
 
   // The bits of magnitudes order as the magnitudes do, infinities and NaN above all others. Squares are summed in eight
@@ -44,11 +45,12 @@ bool QuantiseWith(const float* x, const float* centre, size_t dim, int32_t limit
   }
   double square = 0;
   for (const double sum : sums) square += sum;
-  *inverse_norm = static_cast<float>(1 / std::sqrt(square));
+  const double norm = std::sqrt(square);
+  *inverse_norm = static_cast<float>(1 / norm);
 
   // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
   constexpr float kRound = 0x1.8p23f;
-  const float scale = static_cast<float>(limit) / peak;
+  const float scale = by_norm ? static_cast<float>(limit / norm) : static_cast<float>(limit) / peak;
   for (size_t k = 0; k < dim; ++k) {
     const float shifted = value(k) * scale + kRound;
     out[k] = static_cast<int16_t>(std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound));
@@ -56,9 +58,22 @@ bool QuantiseWith(const float* x, const float* centre, size_t dim, int32_t limit
   return true;
 }
 
-bool Quantise(const float* x, const float* centre, size_t dim, int32_t limit, int16_t* out, float* inverse_norm) {
-  return centre != nullptr ? QuantiseWith<true>(x, centre, dim, limit, out, inverse_norm)
-                           : QuantiseWith<false>(x, centre, dim, limit, out, inverse_norm);
+bool Quantise(const float* x, const float* centre, size_t dim, int32_t limit, bool by_norm, int16_t* out,
+                  float* inverse_norm) {
+  return centre != nullptr ? QuantiseWith<true>(x, centre, dim, limit, by_norm, out, inverse_norm)
+                           : QuantiseWith<false>(x, centre, dim, limit, by_norm, out, inverse_norm);
+}
+
+double Dot(const float* a, const float* b, size_t dim) {
+  double sums[8] = {};
+  size_t i = 0;
+  for (; i + 8 <= dim; i += 8) {
+    for (size_t lane = 0; lane < 8; ++lane) sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
+  }
+  for (size_t lane = 0; i + lane < dim; ++lane) sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
+  double sum = 0;
+  for (const double each : sums) sum += each;
+  return sum;
 }
 
 }  // namespace

@@ -72,12 +72,8 @@ Status Tables::Add(uint32_t head, const float* keys, size_t n) {
   const bool finite = target.index.Append(
       pool, n,
       [&](size_t begin, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride, uint32_t thread) {
-        if (!projection.Hash(kernels_, keys + begin * dim, rows, target.centre.data(), scratches[thread],
-                             target.inverse_norms.data() + size + begin)) {
-          return false;
-        }
-        projection.Codes(scratches[thread], rows, codes, row_stride, table_stride);
-        return true;
+        return projection.Hash(kernels_, keys + begin * dim, rows, target.centre.data(), scratches[thread],
+                               target.inverse_norms.data() + size + begin, codes, row_stride, table_stride);
       });
   if (!finite) return Status::kNonFinite;
   if (fresh) heads_[head] = std::move(fresh);
@@ -116,8 +112,10 @@ int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) 
 
   for (size_t first = 0; first < args.queries; first += Projection::kRows) {
     const size_t rows = std::min<size_t>(Projection::kRows, args.queries - first);
-    if (!projection.Hash(kernels_, args.query + first * args.head_dim, rows, nullptr, scratch.projection, nullptr)) return 1;
-    projection.Codes(scratch.projection, rows, scratch.codes.data(), tables, 1);
+    if (!projection.Hash(kernels_, args.query + first * args.head_dim, rows, nullptr, scratch.projection, nullptr,
+                         scratch.codes.data(), tables, 1)) {
+      return 1;
+    }
     for (size_t row = 0; row < rows; ++row) {
       Buffer<uint32_t>& ids = scratch.ids[first + row];
       magicpig_selection& selection = out[first + row];

@@ -44,6 +44,6 @@ export interface EngineTablesOptions {
 export interface Engine {
   /** What runs: `avx512`, `avx2`, `neon`, `portable` or `typescript`. */
   readonly isa: string;
-  createProjection(dim: number, bits: number, tables: number, seed: number): EngineProjection;
+  createProjection(hadamard: boolean, dim: number, bits: number, tables: number, seed: number): EngineProjection;
   createTables(options: EngineTablesOptions): EngineTables;
 }

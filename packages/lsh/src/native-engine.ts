@@ -8,7 +8,7 @@ const ADDON = 'magicpig_lsh';
 /** What native/binding.cc exports. */
 interface Addon {
   isa: string;
-  Projection: new (dim: number, bits: number, tables: number, seed: number) => EngineProjection;
+  Projection: new (hadamard: boolean, dim: number, bits: number, tables: number, seed: number) => EngineProjection;
   Tables: new (
     projection: EngineProjection,
     heads: number,
@@ -25,7 +25,7 @@ export function loadNativeEngine(): Engine {
   const addon: Addon = createRequire(import.meta.url)('pkg-prebuilds')(root, { name: ADDON, napi_versions: [8] });
   return {
     isa: addon.isa,
-    createProjection: (dim, bits, tables, seed) => new addon.Projection(dim, bits, tables, seed),
+    createProjection: (hadamard, dim, bits, tables, seed) => new addon.Projection(hadamard, dim, bits, tables, seed),
     createTables: (options) =>
       new addon.Tables(
         options.projection,

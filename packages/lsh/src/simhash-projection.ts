@@ -1,7 +1,8 @@
 import type { EngineProjection } from './engine.js';
+import { InvalidArgumentError } from './errors.js';
 import { engine } from './load-engine.js';
 import { translateErrors } from './translate-errors.js';
-import { checkInteger, MAX_BITS, MAX_DIM, MAX_TABLES } from './validate.js';
+import { checkInteger, checkRows, MAX_BITS, MAX_DIM, MAX_TABLES, show } from './validate.js';
 
 /** Options of {@link SimHashProjection}. */
 export interface SimHashProjectionOptions {
@@ -13,6 +14,12 @@ export interface SimHashProjectionOptions {
   tables?: number;
   /** Integer 0..2^53-1. The same seed gives the same codes on every platform and backend. Default 0. */
   seed?: number;
+  /**
+   * `gaussian` (default, the paper's): independent hyperplanes, dim multiplications for each bit. `hadamard`: blocks of
+   * orthogonal hyperplanes from random rotations by fast Hadamard transforms, log(dim) additions for each bit; the bits of
+   * one table come from different blocks where there are enough, so that they stay nearly independent.
+   */
+  kind?: 'gaussian' | 'hadamard';
 }
 
 /**
@@ -27,6 +34,7 @@ export class SimHashProjection {
   readonly bits: number;
   readonly tables: number;
   readonly seed: number;
+  readonly kind: 'gaussian' | 'hadamard';
   /** @internal */
   readonly native: EngineProjection;
 
@@ -39,11 +47,29 @@ export class SimHashProjection {
     this.bits = checkInteger('bits', options.bits ?? 10, 1, MAX_BITS);
     this.tables = checkInteger('tables', options.tables ?? 150, 1, MAX_TABLES);
     this.seed = checkInteger('seed', options.seed ?? 0, 0, Number.MAX_SAFE_INTEGER);
-    this.native = translateErrors(() => engine().createProjection(this.dim, this.bits, this.tables, this.seed));
+    this.kind = options.kind ?? 'gaussian';
+    if (this.kind !== 'gaussian' && this.kind !== 'hadamard') {
+      throw new InvalidArgumentError(`kind must be 'gaussian' or 'hadamard', not ${show(this.kind)}.`);
+    }
+    this.native = translateErrors(() =>
+      engine().createProjection(this.kind === 'hadamard', this.dim, this.bits, this.tables, this.seed),
+    );
   }
 
-  /** Bytes of the matrix. */
+  /** Bytes of the matrix (of the sign flips, with `hadamard`). */
   get bytes(): number {
     return this.native.bytes;
+  }
+
+  /**
+   * Codes of vectors [n, dim], as they are (not centred).
+   *
+   * @returns Uint16Array [n, tables]; bit j of an entry is the side of hyperplane j of that table
+   * @throws InvalidArgumentError, NonFiniteError
+   */
+  hash(vectors: Float32Array): Uint16Array {
+    const codes = new Uint16Array(checkRows('vectors', vectors, this.dim) * this.tables);
+    translateErrors(() => this.native.hash(vectors, codes));
+    return codes;
   }
 }

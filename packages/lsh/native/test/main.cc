@@ -1,1 +1,187 @@
-int main() {}
+// Checks the core against plain loops, on every instruction set of this machine, and under sanitizers. Exits with 1 at the
+// first difference.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../../include/magicpig/thread_pool.h"
+#include "../kernels.h"
+#include "../pool_handle.h"
+#include "../projection.h"
+#include "../tables.h"
+
+using namespace magicpig::lsh;
+
+namespace {
+
+#define CHECK(condition)                                                     \
+  if (!(condition)) {                                                        \
+    std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
+    std::exit(1);                                                            \
+  }
+
+std::vector<const Kernels*> AllKernels() {
+  std::vector<const Kernels*> all{&kPortableKernels};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) all.push_back(&kAvx2Kernels);
+  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni")) all.push_back(&kAvx512Kernels);
+#elif defined(__aarch64__)
+  all.push_back(&kNeonKernels);
+#endif
+  return all;
+}
+
+std::vector<float> Normals(size_t n, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// Every kernel against the portable one, for row counts and sizes around the edges of tiles.
+void KernelsAgree() {
+  for (const ProjectionKind kind : {ProjectionKind::kGaussian, ProjectionKind::kHadamard}) {
+    for (const uint32_t dim : {1u, 7u, 64u, 80u, 128u, 200u}) {
+      for (const auto& [bits, tables] : {std::pair{1u, 1u}, {4u, 31u}, {10u, 150u}, {16u, 33u}}) {
+        const Projection projection(kind, dim, bits, tables, 11);
+        Projection::Scratch scratch;
+        scratch.Prepare(projection);
+        const std::vector<float> x = Normals(size_t{64} * dim, dim), centre = Normals(dim, 5);
+        for (const size_t rows : {1, 2, 3, 15, 33, 64}) {
+          std::vector<uint16_t> expected(rows * tables), codes(rows * tables);
+          std::vector<float> expected_norms(rows), norms(rows);
+          CHECK(projection.Hash(kPortableKernels, x.data(), rows, centre.data(), scratch, expected_norms.data(), expected.data(),
+                                tables, 1));
+          for (const Kernels* kernels : AllKernels()) {
+            CHECK(projection.Hash(*kernels, x.data(), rows, centre.data(), scratch, norms.data(), codes.data(), 1, rows));
+            CHECK(norms == expected_norms);
+            for (size_t r = 0; r < rows; ++r) {
+              for (size_t t = 0; t < tables; ++t) CHECK(codes[t * rows + r] == expected[r * tables + t]);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Candidates of a head against a count over all codes, while it grows in pieces and is cut.
+void CandidatesAreExact(const Kernels& kernels, uint32_t bits, uint32_t tables) {
+  std::mt19937 random(bits * 1000 + tables);
+  const PoolHandle pool = ProcessPool(3);
+  HeadIndex index(bits, tables);
+  std::vector<uint16_t> all;
+  QueryScratch scratch;
+  Buffer<uint32_t> ids;
+  const auto compare = [&] {
+    const size_t n = all.size() / tables;
+    CHECK(index.size() == n);
+    std::vector<uint16_t> code(tables);
+    for (auto& c : code) c = static_cast<uint16_t>(random() % 3 % (1u << bits));
+    for (const uint32_t least : {1u, 2u, 5u}) {
+      if (least > tables) continue;
+      const size_t limit = random() % 2 ? n : n - n / 3;
+      std::vector<uint32_t> expected;
+      for (size_t i = 0; i < limit; ++i) {
+        uint32_t equal = 0;
+        for (size_t t = 0; t < tables; ++t) equal += all[i * tables + t] == code[t];
+        if (equal >= least) expected.push_back(static_cast<uint32_t>(i));
+      }
+      const size_t count = index.Query(kernels, code.data(), limit, least, scratch, ids);
+      CHECK(count == expected.size());
+      CHECK(std::equal(expected.begin(), expected.end(), ids.data()));
+    }
+  };
+  const auto append = [&](size_t n) {
+    const size_t old = all.size();
+    all.resize(old + n * tables);
+    for (size_t i = old; i < all.size(); ++i) {
+      all[i] = static_cast<uint16_t>((random() % 8 == 0 ? random() % 3 : random()) % (1u << bits));
+    }
+    CHECK(index.Append(*pool, n, [&](size_t begin, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride, uint32_t) {
+      for (size_t r = 0; r < rows; ++r) {
+        for (size_t t = 0; t < tables; ++t) codes[r * row_stride + t * table_stride] = all[old + (begin + r) * tables + t];
+      }
+      return true;
+    }));
+    compare();
+  };
+  compare();
+  for (const size_t n : {1, 100, 1000, 1, 3000, 900, 900, 900, 20'000, 70'000, 5}) append(n);
+  CHECK(!index.Append(*pool, 5000, [](size_t, size_t, uint16_t*, size_t, size_t, uint32_t) { return false; }));
+  compare();
+  for (const size_t keep : {96'000, 70'000, 66'000, 65'535, 65'000, 500, 0}) {
+    index.Truncate(*pool, keep);
+    all.resize(keep * tables);
+    compare();
+    append(17);
+    index.Truncate(*pool, keep);
+    all.resize(keep * tables);
+  }
+}
+
+// The selector through its C ABI, from several threads at once.
+void SelectorSelects() {
+  constexpr uint32_t kDim = 64, kBits = 6, kTables = 40;
+  auto projection = std::make_shared<Projection>(ProjectionKind::kGaussian, kDim, kBits, kTables, 3);
+  auto tables = std::make_shared<Tables>(Tables::Options{projection, 4, 2, std::vector<float>(17, 1.0f), true, ProcessPool(2)});
+  const std::vector<float> keys = Normals(size_t{5000} * kDim, 1), queries = Normals(size_t{6} * kDim, 2);
+  CHECK(tables->Add(2, keys.data(), 5000) == Status::kOk);
+  magicpig_selector* selector = NewSelector(tables);
+  CHECK(selector->abi == MAGICPIG_SELECTOR_ABI && selector->heads == 4 && selector->head_dim == kDim);
+
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (const uint32_t indexed : {5000u, 1234u, 1u, 0u}) {
+        magicpig_selection out[6];
+        const magicpig_selector_args args{2, 0, 6, kDim, indexed, 0, queries.data()};
+        CHECK(selector->select(selector->context, &args, out) == 0);
+        for (int q = 0; q < 6; ++q) {
+          // One at a time gives the same.
+          std::vector<uint32_t> ids(out[q].ids, out[q].ids + out[q].count);
+          CHECK(std::is_sorted(ids.begin(), ids.end()) && (ids.empty() || ids.back() < indexed));
+          CHECK(out[q].correction == MAGICPIG_CORRECTION_COSINE_TABLE && out[q].table_size == 17);
+          CHECK(out[q].centre == tables->centre(2) && out[q].inverse_norms != nullptr);
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+
+  magicpig_selection out;
+  CHECK(selector->select(selector->context, std::make_unique<magicpig_selector_args>(magicpig_selector_args{
+                                                1, 0, 1, kDim, 10, 0, queries.data()}).get(), &out) == 0);
+  CHECK(out.count == 0);  // a head without keys
+  magicpig_selector_args args{4, 0, 1, kDim, 10, 0, queries.data()};
+  CHECK(selector->select(selector->context, &args, &out) != 0);  // no such head
+  args.head = 2;
+  args.head_dim = kDim / 2;
+  CHECK(selector->select(selector->context, &args, &out) != 0);  // another dimension
+  args.head_dim = kDim;
+  selector->retain(selector->context);
+  selector->release(selector->context);
+  tables->Dispose();
+  CHECK(selector->select(selector->context, &args, &out) != 0);
+  selector->release(selector->context);
+}
+
+}  // namespace
+
+int main() {
+  KernelsAgree();
+  for (const Kernels* kernels : AllKernels()) {
+    CandidatesAreExact(*kernels, 4, 3);
+    CandidatesAreExact(*kernels, 10, 20);
+  }
+  CandidatesAreExact(BestKernels(), 8, 300);
+  CandidatesAreExact(BestKernels(), 16, 2);
+  SelectorSelects();
+  std::printf("ok: %zu instruction sets\n", AllKernels().size());
+}
