@@ -38,8 +38,8 @@ export interface LoadOptions {
   /** Threads that compute; default `os.availableParallelism()`. */
   threads?: number;
   /**
-   * Format of the weights in memory. Default `q8` for block-quantised checkpoints (their blocks stay as they are), `bf16`
-   * for others. The KV cache is float32 with `f32` and bfloat16 otherwise.
+   * Format of the weights in memory, default `bf16`. With `q8`, block-quantised checkpoints keep their blocks: less memory,
+   * faster, and inputs of products rounded to 8 bits. The KV cache is float32 with `f32` and bfloat16 otherwise.
    */
   weights?: WeightFormat;
   /** Longest context of a request, prompt and answer, in tokens; default the model's own limit. */

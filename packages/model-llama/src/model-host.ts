@@ -2,7 +2,7 @@ import { CpuBackend } from '@magicpig/cpu-kernels';
 import { KvStore } from '@magicpig/kv-offload';
 import type { LoadOptions, ModelInfo } from './api.js';
 import { resolveAttention } from './attention-options.js';
-import { type Backend, WEIGHT_FORMATS, type WeightFormat } from './backend.js';
+import { type Backend, WEIGHT_FORMATS } from './backend.js';
 import type { Checkpoint, Tokenizer } from './checkpoint.js';
 import { Engine } from './engine.js';
 import { CacheTooSmallError, InvalidRequestError } from './errors.js';
@@ -32,7 +32,7 @@ const CACHE_SHARE = 0.5;
  *   whatever loading throws.
  */
 export async function createModelHost(checkpoint: Checkpoint, options: LoadOptions = {}): Promise<ModelHost> {
-  const { maxSequences = 16, maxQueue = 256, threads, signal, onProgress } = options;
+  const { weights: format = 'bf16', maxSequences = 16, maxQueue = 256, threads, signal, onProgress } = options;
   const { config, tokenizer, name } = checkpoint;
   const { attention = { policy: 'magicpig' }, contextTokens = config.maxPositions } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
@@ -43,9 +43,9 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   if (options.backend !== undefined && options.backend !== 'cpu') {
     throw new InvalidRequestError(`backend must be 'cpu', not ${JSON.stringify(options.backend)}`, 'backend');
   }
-  if (options.weights !== undefined && !WEIGHT_FORMATS.includes(options.weights)) {
+  if (!WEIGHT_FORMATS.includes(format)) {
     throw new InvalidRequestError(
-      `weights must be one of ${WEIGHT_FORMATS.join(', ')}, not ${JSON.stringify(options.weights)}`,
+      `weights must be one of ${WEIGHT_FORMATS.join(', ')}, not ${JSON.stringify(format)}`,
       'weights',
     );
   }
@@ -60,7 +60,6 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     for (const thing of owned.splice(0).reverse()) thing[Symbol.dispose]();
   };
   try {
-    const format = options.weights ?? naturalFormat(checkpoint);
     const backend = own(new CpuBackend(threads === undefined ? {} : { threads }));
     const weights = own(await loadLlamaWeights(checkpoint, backend, { format, signal, onProgress }));
     const { layers, kvHeads, queryHeads, headDim } = config;
@@ -99,13 +98,6 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     dispose();
     throw error;
   }
-}
-
-/** Keeps quantised blocks as they are: unpacking them would only take more memory to read. */
-function naturalFormat(checkpoint: Checkpoint): WeightFormat {
-  const { hiddenSize, intermediateSize } = checkpoint.config;
-  const { type } = checkpoint.tensor('model.layers.0.mlp.down_proj.weight', hiddenSize, intermediateSize);
-  return /^q\d/.test(type) ? 'q8' : 'bf16';
 }
 
 function checkInteger(name: string, value: unknown, low: number, high: number): void {

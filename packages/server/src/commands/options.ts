@@ -9,7 +9,7 @@ export interface ModelFlags {
   model: string;
   backend: 'cpu';
   threads?: number;
-  weights?: WeightFormat;
+  weights: WeightFormat;
   context?: number;
   cacheGb?: number;
   maxSequences?: number;
@@ -52,8 +52,10 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option(
         '--weights <format>',
-        "format of the weights in memory (default: q8, the file's own blocks, for quantised files, bf16 for others)",
-      ).choices(WEIGHT_FORMATS),
+        'format of the weights in memory; q8 keeps the blocks of quantised files: faster, a little less exact',
+      )
+        .choices(WEIGHT_FORMATS)
+        .default('bf16'),
     )
     .option('--context <tokens>', "longest context, prompt and answer (default: the model's own)", integer(1))
     .option(
