@@ -97,6 +97,7 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
                            InstanceMethod<&TablesObject::Bytes>("bytes"),
                            InstanceMethod<&TablesObject::Length>("length"),
                            InstanceMethod<&TablesObject::Add>("add"),
+                           InstanceMethod<&TablesObject::AddCodes>("addCodes"),
                            InstanceMethod<&TablesObject::Query>("query"),
                            InstanceMethod<&TablesObject::Centre>("centre"),
                            InstanceMethod<&TablesObject::Truncate>("truncate"),
@@ -150,14 +151,34 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
     });
   }
 
-  // (head, query Float32Array [dim]) -> Uint32Array
+  // (head, codes Uint16Array [n][tables])
+  Napi::Value AddCodes(const Napi::CallbackInfo& info) {
+    return Guard(info.Env(), [&]() -> Napi::Value {
+      const auto codes = info[1].As<Napi::Uint16Array>();
+      if (tables_->AddCodes(Index(info[0]), codes.Data(), codes.ElementLength() / tables_->projection().tables()) != Status::kOk) {
+        return Throw(info.Env(), "INVALID_ARGUMENT", "codes holds a code with more bits than the index has; nothing was added.");
+      }
+      return info.Env().Undefined();
+    });
+  }
+
+  // (head, query Float32Array [dim], minCollisions, collisions) -> { ids: Uint32Array, collisions?: Uint16Array }
   Napi::Value Query(const Napi::CallbackInfo& info) {
     return Guard(info.Env(), [&]() -> Napi::Value {
-      const Tables::Candidates found = tables_->Query(Index(info[0]), Floats(info[1]));
-      if (found.status != Status::kOk) return ThrowNonFinite(info.Env());
-      auto ids = Napi::Uint32Array::New(info.Env(), found.count);
-      if (found.count > 0) std::memcpy(ids.Data(), found.ids, found.count * sizeof *found.ids);
-      return ids;
+      const Napi::Env env = info.Env();
+      const bool collisions = info[3].As<Napi::Boolean>().Value();
+      const Tables::Candidates found = tables_->Query(Index(info[0]), Floats(info[1]), Index(info[2]), collisions);
+      if (found.status != Status::kOk) return ThrowNonFinite(env);
+      auto result = Napi::Object::New(env);
+      auto ids = Napi::Uint32Array::New(env, found.count);
+      if (found.count > 0) std::memcpy(ids.Data(), found.ids, ids.ByteLength());
+      result.Set("ids", ids);
+      if (collisions) {
+        auto counts = Napi::Uint16Array::New(env, found.count);
+        if (found.count > 0) std::memcpy(counts.Data(), found.collisions, counts.ByteLength());
+        result.Set("collisions", counts);
+      }
+      return result;
     });
   }
 

@@ -232,16 +232,17 @@ void HeadIndex::Truncate(const magicpig_pool& pool, size_t size) {
 }
 
 size_t HeadIndex::Query(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-                        Buffer<uint32_t>& ids) const {
-  return tables_ <= kMostTables8 ? QueryWith<uint8_t>(kernels, codes, limit, least, scratch, ids)
-                                 : QueryWith<uint16_t>(kernels, codes, limit, least, scratch, ids);
+                        Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const {
+  return tables_ <= kMostTables8 ? QueryWith<uint8_t>(kernels, codes, limit, least, scratch, ids, collisions)
+                                 : QueryWith<uint16_t>(kernels, codes, limit, least, scratch, ids, collisions);
 }
 
 template <typename Counter>
 size_t HeadIndex::QueryWith(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least,
-                            QueryScratch& scratch, Buffer<uint32_t>& ids) const {
+                            QueryScratch& scratch, Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const {
   limit = std::min(limit, size_);
   ids.Reserve(limit + kCollectSlack, 0);
+  if (collisions != nullptr) collisions->Reserve(limit, 0);
   if (!segments_.empty() && scratch.counters.size() < RoundUp(kSegmentKeys, 64) * sizeof(Counter)) {
     scratch.counters = Buffer<uint8_t>(RoundUp(kSegmentKeys, 64) * sizeof(Counter));
     std::memset(scratch.counters.data(), 0, scratch.counters.size());
@@ -284,7 +285,14 @@ size_t HeadIndex::QueryWith(const Kernels& kernels, const uint16_t* codes, size_
       }
     }
     const size_t n = RoundUp(segment.count, 64), below = std::min<size_t>(segment.count, limit - base);
-    if constexpr (sizeof(Counter) == 1) {
+    if (collisions != nullptr) {
+      for (size_t i = 0; i < below; ++i) {
+        if (counters[i] < least) continue;
+        (*collisions)[found] = counters[i];
+        ids[found++] = static_cast<uint32_t>(base + i);
+      }
+      std::memset(counters, 0, n * sizeof(Counter));
+    } else if constexpr (sizeof(Counter) == 1) {
       found += kernels.collect8(counters, n, below, least, static_cast<uint32_t>(base), ids.data() + found);
     } else {
       found += kernels.collect16(counters, n, below, least, static_cast<uint32_t>(base), ids.data() + found);
@@ -293,8 +301,10 @@ size_t HeadIndex::QueryWith(const Kernels& kernels, const uint16_t* codes, size_
   }
   for (; base < limit; ++base) {
     const size_t row = base - (size_ - tail_count_);
-    ids[found] = static_cast<uint32_t>(base);
-    found += kernels.equal(tail_.data() + row * tables_, codes, tables_) >= least;
+    const size_t equal = kernels.equal(tail_.data() + row * tables_, codes, tables_);
+    if (equal < least) continue;
+    if (collisions != nullptr) (*collisions)[found] = static_cast<uint16_t>(equal);
+    ids[found++] = static_cast<uint32_t>(base);
   }
   return found;
 }

@@ -52,10 +52,10 @@ class HeadIndex {
   // Keeps the first `size` keys. Throws std::bad_alloc, and then nothing has changed.
   void Truncate(const magicpig_pool& pool, size_t size);
 
-  // Ids below `limit` of the keys that equal codes [tables] in at least `least` tables, ascending. ids is grown as needed, all
-  // else is preallocated by Prepare. Throws std::bad_alloc.
+  // Ids below `limit` of the keys that equal codes [tables] in at least `least` tables, ascending, and on request in how many
+  // tables each does. The buffers are grown as needed. Throws std::bad_alloc.
   size_t Query(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-               Buffer<uint32_t>& ids) const;
+               Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions = nullptr) const;
 
  private:
   uint32_t buckets() const { return 1u << bits_; }
@@ -67,7 +67,7 @@ class HeadIndex {
   void MergeLast(const magicpig_pool& pool);
   template <typename Counter>
   size_t QueryWith(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-                   Buffer<uint32_t>& ids) const;
+                   Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const;
 
   uint32_t bits_, tables_;
   uint32_t tail_limit_;  // keys that the tail holds at most

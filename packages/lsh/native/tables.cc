@@ -1,5 +1,6 @@
 #include "tables.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -14,6 +15,7 @@ struct ThreadScratch {
   Buffer<uint16_t> codes;               // [queries][tables]
   QueryScratch query;
   std::vector<Buffer<uint32_t>> ids;    // [queries][candidates]
+  Buffer<uint16_t> collisions;          // [candidates]
 };
 
 thread_local ThreadScratch scratch;
@@ -80,6 +82,31 @@ Status Tables::Add(uint32_t head, const float* keys, size_t n) {
   return Status::kOk;
 }
 
+Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
+  if (n == 0) return Status::kOk;
+  const Projection& projection = *options_.projection;
+  const size_t tables = projection.tables();
+  for (size_t i = 0; i < n * tables; ++i) {
+    if (codes[i] >> projection.bits() != 0) return Status::kInvalidCode;
+  }
+  std::unique_ptr<Head> fresh;
+  if (!heads_[head]) fresh = std::make_unique<Head>(projection.bits(), projection.tables());
+  Head& target = fresh ? *fresh : *heads_[head];
+  const size_t size = target.index.size();
+  target.inverse_norms.Reserve(size + n, size);
+  std::fill_n(target.inverse_norms.data() + size, n, 0.0f);
+  target.index.Append(*options_.pool, n,
+                      [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
+                        for (size_t row = 0; row < rows; ++row) {
+                          const uint16_t* from = codes + (begin + row) * tables;
+                          for (size_t t = 0; t < tables; ++t) out[row * row_stride + t * table_stride] = from[t];
+                        }
+                        return true;
+                      });
+  if (fresh) heads_[head] = std::move(fresh);
+  return Status::kOk;
+}
+
 void Tables::Truncate(uint32_t head, size_t size) {
   if (heads_[head]) heads_[head]->index.Truncate(*options_.pool, size);
 }
@@ -93,11 +120,20 @@ void Tables::Dispose() {
   disposed_ = true;
 }
 
-Tables::Candidates Tables::Query(uint32_t head, const float* query) const {
-  const magicpig_selector_args args{head, 0, 1, projection().dim(), UINT32_MAX, 0, query};
-  magicpig_selection selection;
-  if (Select(args, &selection) != 0) return {Status::kNonFinite, nullptr, 0};
-  return {Status::kOk, selection.ids, selection.count};
+Tables::Candidates Tables::Query(uint32_t head, const float* query, uint32_t min_collisions, bool collisions) const {
+  const Projection& projection = *options_.projection;
+  const size_t tables = projection.tables();
+  scratch.projection.Prepare(projection);
+  scratch.codes.Reserve(tables, 0);
+  if (scratch.ids.empty()) scratch.ids.resize(1);
+  if (!projection.Hash(kernels_, query, 1, nullptr, scratch.projection, nullptr, scratch.codes.data(), tables, 1)) {
+    return {Status::kNonFinite, nullptr, nullptr, 0};
+  }
+  if (!heads_[head]) return {Status::kOk, nullptr, nullptr, 0};
+  const HeadIndex& index = heads_[head]->index;
+  const size_t count = index.Query(kernels_, scratch.codes.data(), index.size(), min_collisions, scratch.query, scratch.ids[0],
+                                   collisions ? &scratch.collisions : nullptr);
+  return {Status::kOk, scratch.ids[0].data(), scratch.collisions.data(), count};
 }
 
 int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) const {

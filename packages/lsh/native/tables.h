@@ -15,7 +15,7 @@
 
 namespace magicpig::lsh {
 
-enum class Status { kOk, kNonFinite };
+enum class Status { kOk, kNonFinite, kInvalidCode };
 
 class Tables {
  public:
@@ -40,6 +40,8 @@ class Tables {
 
   // Appends keys [n][dim]. kNonFinite when one holds, or becomes by centring, NaN or an infinity; then nothing has changed.
   Status Add(uint32_t head, const float* keys, size_t n);
+  // Appends keys by their codes [n][tables] alone; their inverse norms are 0. kInvalidCode when one has more than `bits` bits.
+  Status AddCodes(uint32_t head, const uint16_t* codes, size_t n);
   void Truncate(uint32_t head, size_t size);
   void Clear();
   // Frees everything; select fails from then on.
@@ -49,9 +51,10 @@ class Tables {
   struct Candidates {
     Status status;
     const uint32_t* ids;
+    const uint16_t* collisions;  // tables in which each equals the query, if asked for
     size_t count;
   };
-  Candidates Query(uint32_t head, const float* query) const;
+  Candidates Query(uint32_t head, const float* query, uint32_t min_collisions, bool collisions) const;
 
   // magicpig_selector::select.
   int Select(const magicpig_selector_args& args, magicpig_selection* out) const;

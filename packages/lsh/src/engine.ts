@@ -14,8 +14,18 @@ export interface EngineTables {
   length(head: number): number;
   /** Appends `keys` [n, dim] to one head. Throws NON_FINITE, OUT_OF_MEMORY; then nothing has changed. */
   add(head: number, keys: Float32Array): void;
-  /** Ascending ids of the keys that share a bucket with `query` [dim] in enough tables. */
-  query(head: number, query: Float32Array): Uint32Array;
+  /** Appends keys by their codes [n, tables]. Throws INVALID_ARGUMENT, OUT_OF_MEMORY; then nothing has changed. */
+  addCodes(head: number, codes: Uint16Array): void;
+  /**
+   * Ascending ids of the keys that share a bucket with `query` [dim] in at least `minCollisions` tables, and on request in
+   * how many. Throws NON_FINITE.
+   */
+  query(
+    head: number,
+    query: Float32Array,
+    minCollisions: number,
+    collisions: boolean,
+  ): { ids: Uint32Array; collisions?: Uint16Array };
   /** The head's centre [dim], zeros before the first add. */
   centre(head: number): Float32Array;
   /** Forgets all keys of a head from `length` on. */

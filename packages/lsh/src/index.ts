@@ -2,5 +2,6 @@ export { collisionProbability } from './collision-probability.js';
 export * from './errors.js';
 export { type InclusionOptions, inclusionProbability } from './inclusion-probability.js';
 export { type LogInclusionTableOptions, logInclusionTable } from './log-inclusion-table.js';
+export { type QueryOptions, type QueryResult, SimHashIndex, type SimHashIndexOptions } from './simhash-index.js';
 export { SimHashProjection, type SimHashProjectionOptions } from './simhash-projection.js';
 export { SimHashTables, type SimHashTablesOptions } from './simhash-tables.js';

@@ -140,7 +140,7 @@ export class SimHashTables {
     const tables = this.#engine;
     checkVector('query', query, this.dim);
     this.#head(head);
-    return translateErrors(() => tables.query(head, query));
+    return translateErrors(() => tables.query(head, query, this.minCollisions, false).ids);
   }
 
   /** The vector that a head's keys are relative to, [dim]; zeros without centring and before the first key. */
