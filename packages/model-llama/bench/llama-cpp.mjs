@@ -13,10 +13,11 @@ const path = await ggufPath(source);
 const text = benchText();
 
 const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig', minContext: 0 } };
-const names = [...Object.keys(attentions), 'llama.cpp'];
+const formats = ['bf16', 'q8']; // q8 keeps the file's 4-bit blocks, as llama.cpp does
+const names = [...formats.flatMap((format) => Object.keys(attentions).map((name) => `${name} ${format}`)), 'llama.cpp'];
 const runs = []; // { name, context, firstTokenMs, prefill, decode }
 for (let round = 0; round < rounds; round += 1) {
-  await ours();
+  for (const format of formats) await ours(format);
   await llamaCpp();
 }
 
@@ -27,19 +28,19 @@ const rows = contexts.flatMap((context) =>
   }),
 );
 console.log(`${source}, ${threads} threads, ${rounds} rounds; tokens per second, ratios to llama.cpp in brackets\n`);
-console.log('context  program    first token      prefill            decode');
+console.log('context  program        first token      prefill            decode');
 for (const { context, name, firstTokenMs, prefill, decode } of rows) {
   const peer = rows.find((row) => row.context === context && row.name === 'llama.cpp');
   const ratio = (value, base) => `${value.toFixed(1).padStart(8)} (${(value / base).toFixed(2)}x)`;
   console.log(
-    `${String(context).padStart(7)}  ${name.padEnd(9)}  ${(firstTokenMs / 1000).toFixed(2).padStart(9)} s  ` +
+    `${String(context).padStart(7)}  ${name.padEnd(13)}  ${(firstTokenMs / 1000).toFixed(2).padStart(9)} s  ` +
       `${ratio(prefill, peer.prefill)}  ${ratio(decode, peer.decode)}`,
   );
 }
 writeResults('llama-cpp', { model: source, threads, rounds, generated: GENERATED, rows });
 
-async function ours() {
-  const model = await loadLlama(path, { threads });
+async function ours(weights) {
+  const model = await loadLlama(path, { threads, weights });
   const ids = await model.tokenize(text);
   for await (const _ of model.generate('Hello', { maxTokens: 8, ignoreEos: true })); // warm
   for (const context of contexts) {
@@ -51,7 +52,7 @@ async function ours() {
         if (event.type === 'token') first ||= performance.now();
         if (event.type !== 'end') continue;
         const { prefillTokensPerSecond: prefill, decodeTokensPerSecond: decode } = event.timing; // tables are prefill
-        runs.push({ name, context, firstTokenMs: first - start, prefill, decode });
+        runs.push({ name: `${name} ${weights}`, context, firstTokenMs: first - start, prefill, decode });
       }
     }
   }
