@@ -77,7 +77,8 @@ void Hadamard(const int16_t* x, size_t size, const int16_t* flips, uint32_t bits
     Rotate<true>(y, y, size, flips + size);
     Rotate<false>(y, y, size, flips + 2 * size);
     for (size_t i = 0; i < size && first + i < projections; ++i) {
-      out[table] |= reinterpret_cast<Bits>(y[i] > 0) & (Bits{} + static_cast<uint16_t>(1u << bit));
+      const uint16_t weight = static_cast<uint16_t>(1u << bit);
+      out[table] |= reinterpret_cast<Bits>(y[i] > 0) & weight;
       if (++table == tables) table = 0, ++bit;
     }
   }
