@@ -145,11 +145,13 @@ size_t Collect16(uint16_t* counters, size_t n, size_t limit, uint32_t least, uin
   const __m512i bound = _mm512_set1_epi16(static_cast<int16_t>(least));
   size_t count = 0;
   for (size_t i = 0; i < n; i += 64) {
-    const uint64_t low = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(counters + i), bound);
-    const uint64_t high = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(counters + i + 32), bound);
-    _mm512_storeu_si512(counters + i, _mm512_setzero_si512());
-    _mm512_storeu_si512(counters + i + 32, _mm512_setzero_si512());
-    count += EmitBits((low | high << 32) & Below(i, limit), base + static_cast<uint32_t>(i), ids + count);
+    const uint64_t below = Below(i, limit);
+    for (size_t half = 0; half < 64; half += 32) {
+      uint16_t* at = counters + i + half;
+      const uint32_t enough = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(at), bound);
+      _mm512_storeu_si512(at, _mm512_setzero_si512());
+      count += EmitBits(enough & static_cast<uint32_t>(below >> half), base + static_cast<uint32_t>(i + half), ids + count);
+    }
   }
   return count;
 }
