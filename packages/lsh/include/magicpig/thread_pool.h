@@ -37,7 +37,8 @@ inline void CpuRelax() {
 // Owns threads - 1 workers; the thread that calls Run is the remaining one. Reference counted through the C ABI.
 class ThreadPool {
  public:
-  // The returned handle holds one reference, given back with handle.release(handle.context).
+  // The returned handle holds one reference, given back with handle.release(handle.context). Throws std::system_error when
+  // the system has no more threads.
   static magicpig_pool Create(uint32_t threads) {
     auto* pool = new ThreadPool(threads < 1 ? 1 : threads);
     return {MAGICPIG_POOL_ABI, pool->threads_, pool,
@@ -54,10 +55,17 @@ class ThreadPool {
   static constexpr auto kSpin = std::chrono::microseconds(30);
 
   explicit ThreadPool(uint32_t threads) : threads_(threads) {
-    for (uint32_t i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { Work(i); });
+    try {
+      for (uint32_t i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { Work(i); });
+    } catch (...) {  // the system has no more threads: those already started must not outlive the pool
+      Stop();
+      throw;
+    }
   }
 
-  ~ThreadPool() {
+  ~ThreadPool() { Stop(); }
+
+  void Stop() {
     {
       std::lock_guard<std::mutex> lock(park_);
       stop_.store(true, std::memory_order_seq_cst);
