@@ -348,7 +348,7 @@ class Attention {
     if (selection.correction == MAGICPIG_CORRECTION_NONE) return NAN;
     const float sum = StateSum(state, dim_);
     if (selection.count == 0 || !(sum > 0.0f)) return NAN;
-    // No part is waiting while a sampled task runs: the first state of the parts is free for the mean.
+    // Only prefill tiles use scratch.part, so its first state is free for the mean here.
     float* mean = scratch.part;
     for (uint32_t i = 0; i < PaddedDim(dim_); ++i) mean[i] = state[i] / sum;
     return std::sqrt(kernels_.selection_variance(rows, first, selection, scratch.weights, scratch.corrections, mean)) / sum;

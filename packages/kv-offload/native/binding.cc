@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "attention.h"
@@ -121,6 +122,8 @@ Napi::Value CreateStore(const Napi::CallbackInfo& info) {
     }
     const uint64_t limit = max_bytes >= 1.8e19 ? UINT64_MAX : static_cast<uint64_t>(max_bytes);
     return Wrap(env, new StoreHandle(std::make_shared<Store>(shape, limit, pool)), kStoreTag);
+  } catch (const std::system_error&) {
+    return Throw(env, {ErrorCode::kOutOfMemory, "The system starts no more threads; pass fewer threads.", 0, UINT64_MAX});
   } catch (const std::bad_alloc&) {
     return Throw(env, {ErrorCode::kOutOfMemory, "The system gave no memory.", 0, UINT64_MAX});
   }
