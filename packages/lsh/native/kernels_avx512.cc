@@ -148,7 +148,10 @@ size_t Collect16(uint16_t* counters, size_t n, size_t limit, uint32_t least, uin
     const uint64_t below = Below(i, limit);
     for (size_t half = 0; half < 64; half += 32) {
       uint16_t* at = counters + i + half;
-      const uint32_t enough = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(at), bound);
+      // In a general register at once, 32 bits wide. GCC 12 takes a mask register for its value widened to 64 bits, and when
+      // it has to spill one, stores four bytes and reads back eight: ids that happened to be on the stack.
+      uint32_t enough = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(at), bound);
+      asm("" : "+r"(enough));
       _mm512_storeu_si512(at, _mm512_setzero_si512());
       count += EmitBits(enough & static_cast<uint32_t>(below >> half), base + static_cast<uint32_t>(i + half), ids + count);
     }

@@ -71,6 +71,37 @@ void KernelsAgree() {
   }
 }
 
+// Leaves ones on the stack where the next call will have its frame.
+[[gnu::noinline]] void DirtyStack() {
+  volatile unsigned char bytes[4096];
+  for (volatile unsigned char& byte : bytes) byte = 0xff;
+}
+
+// Ids read off counters against a loop over them, with counters around the threshold in and beyond the limit.
+template <typename Counter, typename Collect>
+void CollectIsExact(Collect collect) {
+  std::mt19937 random(sizeof(Counter));
+  for (const size_t n : {64, 128, 320, 1024}) {
+    for (const size_t limit : {size_t{0}, size_t{1}, n / 2 - 1, n / 2, n / 2 + 1, n - 63, n - 31, n - 1, n}) {
+      for (const uint32_t least : {1u, 2u, 3u, 4u, 5u, 6u, 255u}) {
+        for (const uint32_t most : {1u, least - 1, least, least + 3}) {
+          std::vector<Counter> counters(n);
+          std::vector<uint32_t> expected, ids(n + kCollectSlack);
+          for (size_t i = 0; i < n; ++i) {
+            counters[i] = static_cast<Counter>(std::min<uint32_t>(random() % (most + 1), Counter(-1)));
+            if (i < limit && counters[i] >= least) expected.push_back(static_cast<uint32_t>(1000 + i));
+          }
+          DirtyStack();
+          const size_t count = collect(counters.data(), n, limit, least, 1000, ids.data());
+          ids.resize(count);
+          CHECK(ids == expected);
+          CHECK(std::all_of(counters.begin(), counters.end(), [](Counter counter) { return counter == 0; }));
+        }
+      }
+    }
+  }
+}
+
 // Candidates of a head against a count over all codes, while it grows in pieces and is cut.
 void CandidatesAreExact(const Kernels& kernels, uint32_t bits, uint32_t tables) {
   std::mt19937 random(bits * 1000 + tables);
@@ -179,6 +210,8 @@ int main() {
   for (const Kernels* kernels : AllKernels()) {
     CandidatesAreExact(*kernels, 4, 3);
     CandidatesAreExact(*kernels, 10, 20);
+    CollectIsExact<uint8_t>(kernels->collect8);
+    CollectIsExact<uint16_t>(kernels->collect16);
   }
   CandidatesAreExact(BestKernels(), 8, 300);
   CandidatesAreExact(BestKernels(), 16, 2);
