@@ -55,6 +55,33 @@ describe('candidates', () => {
     expect(tables.query(1, normals(1, dim)).length).toBe(0);
   });
 
+  // From 256 tables on, collisions are counted in 16 bits; odd lengths leave part of a block of counters unused.
+  it.each([256, 300, 1000])('equal a count over the codes, %i tables', (tables) => {
+    const dim = 16;
+    const bits = 4;
+    const projection = new SimHashProjection({ dim, bits, tables, seed: tables });
+    for (const n of [1101, 2063, 4099]) {
+      const keys = normals(n, n * dim);
+      const codes = projection.hash(keys);
+      for (const minCollisions of [1, 2, 3, 4, 5, 6, tables >> 2]) {
+        using index = new SimHashTables({ heads: 1, dim, projection, minCollisions, center: 'none', threads: 2 });
+        index.add(0, keys);
+        for (let i = 0; i < 4; i++) {
+          // Every other query opposite to one of the keys, which then collides in no table.
+          const query = i % 2 === 0 ? normals(i, dim) : keys.slice(i * dim, (i + 1) * dim).map((value) => -value);
+          const code = projection.hash(query);
+          const expected: number[] = [];
+          for (let id = 0; id < n; id++) {
+            let equal = 0;
+            for (let t = 0; t < tables; t++) if (codes[id * tables + t] === code[t]) equal++;
+            if (equal >= minCollisions) expected.push(id);
+          }
+          expect(Array.from(index.query(0, query))).toEqual(expected);
+        }
+      }
+    }
+  });
+
   it.each([[5000], [70_000]])('do not depend on how %i keys were added', (n) => {
     const options = { heads: 1, dim: 16, bits: 6, tables: 20, threads: 2, center: 'none' as const };
     const keys = normals(3, n * 16);
