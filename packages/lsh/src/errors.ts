@@ -1,13 +1,5 @@
 /** What went wrong, for programs. */
-export type LshErrorCode =
-  | 'INVALID_ARGUMENT'
-  | 'NON_FINITE'
-  | 'OUT_OF_MEMORY'
-  | 'DISPOSED'
-  | 'BUSY'
-  | 'READ_ONLY'
-  | 'CORRUPT_FILE'
-  | 'UNSUPPORTED';
+export type LshErrorCode = 'INVALID_ARGUMENT' | 'NON_FINITE' | 'OUT_OF_MEMORY' | 'DISPOSED' | 'UNSUPPORTED';
 
 /** Base of all errors thrown by this package; {@link code} says which kind. The index is unharmed by a call that throws. */
 export class MagicPigLshError extends Error {
@@ -45,27 +37,6 @@ export class OutOfMemoryError extends MagicPigLshError {
 export class DisposedError extends MagicPigLshError {
   constructor(message: string, options?: ErrorOptions) {
     super('DISPOSED', message, options);
-  }
-}
-
-/** An asynchronous call is still using the index. */
-export class BusyError extends MagicPigLshError {
-  constructor(message: string, options?: ErrorOptions) {
-    super('BUSY', message, options);
-  }
-}
-
-/** The index is a read-only view of a file. */
-export class ReadOnlyError extends MagicPigLshError {
-  constructor(message: string, options?: ErrorOptions) {
-    super('READ_ONLY', message, options);
-  }
-}
-
-/** A saved index is truncated, damaged, or of a version this release does not read. */
-export class CorruptFileError extends MagicPigLshError {
-  constructor(message: string, options?: ErrorOptions) {
-    super('CORRUPT_FILE', message, options);
   }
 }
 

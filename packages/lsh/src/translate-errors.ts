@@ -1,5 +1,4 @@
 import {
-  CorruptFileError,
   InvalidArgumentError,
   type LshErrorCode,
   MagicPigLshError,
@@ -12,7 +11,6 @@ const CLASSES: Partial<Record<LshErrorCode, new (message: string, options?: Erro
   INVALID_ARGUMENT: InvalidArgumentError,
   NON_FINITE: NonFiniteError,
   OUT_OF_MEMORY: OutOfMemoryError,
-  CORRUPT_FILE: CorruptFileError,
   UNSUPPORTED: UnsupportedError,
 };
 
