@@ -107,26 +107,28 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
                        });
   }
 
-  // (projection, heads, minCollisions, logTable, centred, pool | threads)
+  // (EngineTablesOptions)
   explicit TablesObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TablesObject>(info) {
     const Napi::Env env = info.Env();
     Guard(env, [&]() -> Napi::Value {
-      const auto log_table = info[3].As<Napi::Float32Array>();
+      const auto options = info[0].As<Napi::Object>();
+      const Napi::Value given = options.Get("pool");
+      const auto log_table = options.Get("logTable").As<Napi::Float32Array>();
       PoolHandle pool;
-      if (info[5].IsNumber()) {
-        pool = ProcessPool(info[5].As<Napi::Number>().Uint32Value());
+      if (given.IsNumber()) {
+        pool = ProcessPool(given.As<Napi::Number>().Uint32Value());
       } else {
-        const auto external = info[5].As<Napi::External<magicpig_pool>>();
-        if (!info[5].IsExternal() || !external.CheckTypeTag(&kPoolTag) || external.Data()->abi != MAGICPIG_POOL_ABI) {
+        const auto external = given.As<Napi::External<magicpig_pool>>();
+        if (!given.IsExternal() || !external.CheckTypeTag(&kPoolTag) || external.Data()->abi != MAGICPIG_POOL_ABI) {
           return Throw(env, "INVALID_ARGUMENT", "pool is no thread pool handle of a compatible version of MagicPIG's packages.");
         }
         pool = SharePool(*external.Data());
       }
       tables_ = std::make_shared<Tables>(Tables::Options{
-          ProjectionObject::Unwrap(info[0].As<Napi::Object>())->projection, info[1].As<Napi::Number>().Uint32Value(),
-          info[2].As<Napi::Number>().Uint32Value(),
-          std::vector<float>(log_table.Data(), log_table.Data() + log_table.ElementLength()), info[4].As<Napi::Boolean>().Value(),
-          std::move(pool)});
+          ProjectionObject::Unwrap(options.Get("projection").As<Napi::Object>())->projection, Index(options.Get("heads")),
+          Index(options.Get("minCollisions")),
+          std::vector<float>(log_table.Data(), log_table.Data() + log_table.ElementLength()),
+          options.Get("center").As<Napi::String>().Utf8Value() == "auto", std::move(pool)});
       return env.Undefined();
     });
   }
@@ -162,12 +164,14 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
     });
   }
 
-  // (head, query Float32Array [dim], minCollisions, collisions) -> { ids: Uint32Array, collisions?: Uint16Array }
+  // (head, query Float32Array [dim], EngineQuery) -> { ids: Uint32Array, collisions?: Uint16Array }
   Napi::Value Query(const Napi::CallbackInfo& info) {
     return Guard(info.Env(), [&]() -> Napi::Value {
       const Napi::Env env = info.Env();
-      const bool collisions = info[3].As<Napi::Boolean>().Value();
-      const Tables::Candidates found = tables_->Query(Index(info[0]), Floats(info[1]), Index(info[2]), collisions);
+      const auto what = info[2].As<Napi::Object>();
+      const bool collisions = what.Get("collisions").As<Napi::Boolean>().Value();
+      const Tables::Candidates found =
+          tables_->Query(Index(info[0]), Floats(info[1]), Index(what.Get("minCollisions")), collisions);
       if (found.status != Status::kOk) return ThrowNonFinite(env);
       auto result = Napi::Object::New(env);
       auto ids = Napi::Uint32Array::New(env, found.count);

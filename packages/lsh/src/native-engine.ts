@@ -1,23 +1,15 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import type { Engine, EngineProjection, EngineTables } from './engine.js';
+import type { Engine, EngineProjection, EngineTables, EngineTablesOptions } from './engine.js';
 
 /** Name of the addon's file, of the prebuilt folders and of the CMake target. */
 const ADDON = 'magicpig_lsh';
 
 /** What native/binding.cc exports. */
-interface Addon {
-  isa: string;
-  Projection: new (hadamard: boolean, dim: number, bits: number, tables: number, seed: number) => EngineProjection;
-  Tables: new (
-    projection: EngineProjection,
-    heads: number,
-    minCollisions: number,
-    logTable: Float32Array,
-    centred: boolean,
-    pool: object | number,
-  ) => EngineTables;
-}
+type Addon = Engine & {
+  Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
+  Tables: new (options: EngineTablesOptions) => EngineTables;
+};
 
 /** Loads the addon, built here or prebuilt for this platform; throws when there is none. */
 export function loadNativeEngine(): Engine {
@@ -25,15 +17,9 @@ export function loadNativeEngine(): Engine {
   const addon: Addon = createRequire(import.meta.url)('pkg-prebuilds')(root, { name: ADDON, napi_versions: [8] });
   return {
     isa: addon.isa,
-    createProjection: (hadamard, dim, bits, tables, seed) => new addon.Projection(hadamard, dim, bits, tables, seed),
-    createTables: (options) =>
-      new addon.Tables(
-        options.projection,
-        options.heads,
-        options.minCollisions,
-        options.logTable,
-        options.centred,
-        options.pool,
-      ),
+    createProjection: (...options) => new addon.Projection(...options),
+    createTables: (options) => new addon.Tables(options),
+    openTables: addon.openTables,
+    headBytes: addon.headBytes,
   };
 }

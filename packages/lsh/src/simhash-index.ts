@@ -78,8 +78,11 @@ export class SimHashIndex {
         projection: projection.native,
         heads: 1,
         minCollisions: this.minCollisions,
+        minProbability: this.minProbability,
+        norms: false,
+        keep: 'none',
         logTable: this.#logTable(this.minCollisions),
-        centred: center === 'auto',
+        center,
         pool,
       }),
     );
@@ -149,7 +152,9 @@ export class SimHashIndex {
     const tables = this.#engine;
     checkVector('query', query, this.dim);
     const least = checkInteger('minCollisions', options.minCollisions ?? this.minCollisions, 1, this.projection.tables);
-    const result: QueryResult = translateErrors(() => tables.query(0, query, least, options.collisions ?? false));
+    const result: QueryResult = translateErrors(() =>
+      tables.query(0, query, { minCollisions: least, collisions: options.collisions ?? false, dots: false }),
+    );
     if (options.probabilities) {
       const { cosines } = this.#compare(query, result.ids);
       result.probabilities = Float32Array.from(cosines, (cosine) => this.#probability(cosine, least));

@@ -69,7 +69,7 @@ export class SimHashProjection {
    */
   hash(vectors: Float32Array): Uint16Array {
     const codes = new Uint16Array(checkRows('vectors', vectors, this.dim) * this.tables);
-    translateErrors(() => this.native.hash(vectors, codes));
+    translateErrors(() => this.native.hash(vectors, codes, 1));
     return codes;
   }
 }

@@ -86,8 +86,11 @@ export class SimHashTables {
         projection: projection.native,
         heads: this.heads,
         minCollisions,
+        minProbability,
+        norms: true,
+        keep: 'none',
         logTable,
-        centred: center === 'auto',
+        center,
         pool: options.pool ?? checkInteger('threads', options.threads ?? availableParallelism(), 1, 1024),
       }),
     );
@@ -140,7 +143,9 @@ export class SimHashTables {
     const tables = this.#engine;
     checkVector('query', query, this.dim);
     this.#head(head);
-    return translateErrors(() => tables.query(head, query, this.minCollisions, false).ids);
+    return translateErrors(
+      () => tables.query(head, query, { minCollisions: this.minCollisions, collisions: false, dots: false }).ids,
+    );
   }
 
   /** The vector that a head's keys are relative to, [dim]; zeros without centring and before the first key. */

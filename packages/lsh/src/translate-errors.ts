@@ -1,4 +1,6 @@
 import {
+  CorruptFileError,
+  FileError,
   InvalidArgumentError,
   type LshErrorCode,
   MagicPigLshError,
@@ -12,6 +14,8 @@ const CLASSES: Partial<Record<LshErrorCode, new (message: string, options?: Erro
   NON_FINITE: NonFiniteError,
   OUT_OF_MEMORY: OutOfMemoryError,
   UNSUPPORTED: UnsupportedError,
+  IO: FileError,
+  CORRUPT_FILE: CorruptFileError,
 };
 
 /** Calls an engine; its errors, which carry a `code` only, become those of errors.ts. */
