@@ -205,25 +205,43 @@ Napi::Value ReadRows(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
   return info.Env().Undefined();
 }
 
-// (sequence, path, attachment)
+// (sequence, path, names, Uint8Arrays)
 Napi::Value Save(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
   if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
-  const auto attachment = info[2].As<Napi::Uint8Array>();
-  return Finish(info.Env(), SaveSnapshot(*sequence, attachment.Data(), attachment.ElementLength(),
-                                         info[1].As<Napi::String>().Utf8Value()));
+  const Napi::Array names = info[2].As<Napi::Array>(), arrays = info[3].As<Napi::Array>();
+  std::vector<Attachment> attachments;
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    const auto bytes = arrays.Get(i).As<Napi::Uint8Array>();
+    attachments.push_back({names.Get(i).As<Napi::String>(), bytes.Data(), bytes.ElementLength()});
+  }
+  return Finish(info.Env(), SaveSnapshot(*sequence, attachments, info[1].As<Napi::String>()));
 }
 
-// (store, path) -> { sequence, attachment }
+// Bytes of a mapped file, not copied; the mapping lives as long as they do.
+Napi::Uint8Array MappedBytes(Napi::Env env, const Attachment& attachment, const std::shared_ptr<FileMapping>& mapping) {
+  if (attachment.bytes == 0) return Napi::Uint8Array::New(env, 0);
+  const auto buffer = Napi::ArrayBuffer::New(
+      env, const_cast<uint8_t*>(attachment.data), attachment.bytes,
+      [](Napi::Env, void*, std::shared_ptr<FileMapping>* held) { delete held; }, new std::shared_ptr(mapping));
+  return Napi::Uint8Array::New(env, attachment.bytes, buffer, 0);
+}
+
+// (store, path) -> { sequence, attachments: [name, Uint8Array][] }
 Napi::Value Load(const Napi::CallbackInfo& info, StoreHandle& store) {
-  SequenceHandle sequence;
-  std::vector<uint8_t> attachment;
-  const std::string path = info[1].As<Napi::String>().Utf8Value();
-  if (Status status = LoadSnapshot(store, path, sequence, attachment)) return Throw(info.Env(), *status);
-  Napi::Object loaded = Napi::Object::New(info.Env());
-  auto bytes = Napi::Uint8Array::New(info.Env(), attachment.size());
-  if (!attachment.empty()) std::copy(attachment.begin(), attachment.end(), bytes.Data());
-  loaded.Set("attachment", bytes);
-  loaded.Set("sequence", Wrap(info.Env(), new SequenceHandle(std::move(sequence)), kSequenceTag));
+  const Napi::Env env = info.Env();
+  Snapshot snapshot;
+  if (Status status = LoadSnapshot(store, info[1].As<Napi::String>(), snapshot)) return Throw(env, *status);
+  Napi::Array attachments = Napi::Array::New(env, snapshot.attachments.size());
+  for (uint32_t i = 0; i < snapshot.attachments.size(); ++i) {
+    const Attachment& attachment = snapshot.attachments[i];
+    Napi::Array entry = Napi::Array::New(env, 2);
+    entry.Set(0u, attachment.name);
+    entry.Set(1u, MappedBytes(env, attachment, snapshot.mapping));
+    attachments.Set(i, entry);
+  }
+  Napi::Object loaded = Napi::Object::New(env);
+  loaded.Set("attachments", attachments);
+  loaded.Set("sequence", Wrap(env, new SequenceHandle(std::move(snapshot.sequence)), kSequenceTag));
   return loaded;
 }
 

@@ -68,7 +68,7 @@ FileMapping::~FileMapping() {
 
 struct Slab {
   Mapping mapping;
-  std::unique_ptr<FileMapping> file;  // instead of mapping
+  std::shared_ptr<FileMapping> file;  // instead of mapping
   uint32_t count = 0;                 // pages
   std::unique_ptr<Page[]> pages;
   std::vector<Page*> free;  // the lowest address last, so that pages are handed out in ascending order
@@ -115,7 +115,7 @@ Page* PagePool::Take() {
   return page;
 }
 
-std::vector<Page*> PagePool::Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t count) {
+std::vector<Page*> PagePool::Adopt(std::shared_ptr<FileMapping> mapping, size_t offset, uint32_t count) {
   std::vector<Page*> adopted(count);
   if (count == 0) return adopted;
   auto slab = std::make_unique<Slab>();

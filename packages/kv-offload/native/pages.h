@@ -46,7 +46,7 @@ class PagePool {
   Page* Take();
   // Pages of a file, `count` of them from `offset` bytes on, each with one reference. They are unmapped together when the
   // last is released, and never handed out again. Throws std::bad_alloc.
-  std::vector<Page*> Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t count);
+  std::vector<Page*> Adopt(std::shared_ptr<FileMapping> mapping, size_t offset, uint32_t count);
   void Retain(Page* page) { ++page->references; }
   void Release(Page* page);
   // Frees all pages at once, whoever holds them.

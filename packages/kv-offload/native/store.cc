@@ -156,7 +156,7 @@ Error Store::DoesNotFit(const char* what, uint64_t requested) const {
           requested, Available()};
 }
 
-Status Store::Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
+Status Store::Adopt(std::shared_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
                     std::shared_ptr<Sequence>& sequence) {
   if (disposed_) return Disposed("The store");
   const uint64_t requested = uint64_t{pages} * pages_.page_bytes();

@@ -77,7 +77,7 @@ class Store : public std::enable_shared_from_this<Store> {
   Status MakeStep(std::vector<Request> requests, std::unique_ptr<Step>& step);
 
   // A sequence of `length` tokens whose pages lie in a mapped file from `offset` bytes on.
-  Status Adopt(std::unique_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
+  Status Adopt(std::shared_ptr<FileMapping> mapping, size_t offset, uint32_t pages, uint32_t length,
                std::shared_ptr<Sequence>& sequence);
 
   const Shape& shape() const { return shape_; }

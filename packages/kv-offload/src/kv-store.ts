@@ -197,31 +197,38 @@ export class KvStore implements Disposable {
 
   /**
    * Writes a sequence to a file, so that a long prompt is paid for once across restarts. The file is checksummed and
-   * replaces what was at `path` only when it is whole and on disk. It holds this machine's byte order.
-   * @param attachment the caller's own bytes, kept with it: tables, means, the tokens
+   * replaces what was at `path` only when it is whole and on disk. It holds this machine's byte order. For a prefix of a
+   * sequence, save a fork that was truncated.
+   * @param attachments the caller's own bytes by name, kept with it: tables, means, the tokens. They are written from
+   * where they lie, not copied first.
    * @throws FileError, DisposedError, InvalidArgumentError
    */
-  save(sequence: KvSequence, path: string, attachment: Uint8Array = new Uint8Array()): void {
+  save(sequence: KvSequence, path: string, attachments: Readonly<Record<string, Uint8Array>> = {}): void {
     if (!(sequence instanceof KvSequence) || sequence.store !== this) {
       throw new InvalidArgumentError('sequence is not one of this store; make one with store.open().');
     }
-    if (typeof path !== 'string') throw new InvalidArgumentError(`path is ${String(path)}; pass a file name.`);
-    if (!(attachment instanceof Uint8Array)) throw new InvalidArgumentError('attachment is not a Uint8Array.');
-    translateErrors(() => native.save(sequence.handle, path, attachment));
+    checkPath(path);
+    for (const [name, bytes] of Object.entries(attachments)) {
+      if (!(bytes instanceof Uint8Array)) throw new InvalidArgumentError(`attachments.${name} is not a Uint8Array.`);
+    }
+    translateErrors(() => native.save(sequence.handle, path, Object.keys(attachments), Object.values(attachments)));
   }
 
   /**
    * Maps a file written by {@link save} back into a store of the same shape. Its pages are read from the file as they
-   * are needed (once here, for the checksum) and count as bytes in use; appending leaves the file as it is, which must
-   * not be overwritten in place (save replaces it, which is safe) while the sequence is in use.
+   * are needed (once here, on all threads, for the checksum) and count as bytes in use; the sequence can be forked and
+   * appended to, which leaves the file as it is. The file must not be overwritten in place (save replaces it, which is
+   * safe) while the sequence or an attachment is in use.
+   * @returns attachments as views of the mapped file, not copied, each at a multiple of 64 bytes; they stay valid when the
+   * sequence is disposed of
    * @throws FileError, CorruptFileError
    * @throws InvalidArgumentError for a snapshot of another shape
    * @throws KvOutOfMemoryError when its pages exceed `maxBytes`
    */
-  load(path: string): { sequence: KvSequence; attachment: Uint8Array } {
-    if (typeof path !== 'string') throw new InvalidArgumentError(`path is ${String(path)}; pass a file name.`);
-    const { sequence, attachment } = translateErrors(() => native.load(this.handle, path));
-    return { sequence: new KvSequence(this, sequence), attachment };
+  load(path: string): { sequence: KvSequence; attachments: Record<string, Uint8Array> } {
+    checkPath(path);
+    const { sequence, attachments } = translateErrors(() => native.load(this.handle, path));
+    return { sequence: new KvSequence(this, sequence), attachments: Object.fromEntries(attachments) };
   }
 
   /** Frees all pages of all sequences at once. Sequences and steps of this store throw DisposedError afterwards. */
@@ -252,5 +259,12 @@ export class KvStore implements Disposable {
     }
     translateErrors(() => native.readRows(sequence.handle, kind, layer, kvHead, begin, end, result));
     return result;
+  }
+}
+
+function checkPath(path: unknown): void {
+  // A zero byte would end the name early in the system's eyes.
+  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+    throw new InvalidArgumentError(`path is ${JSON.stringify(path)}; pass a file name.`);
   }
 }

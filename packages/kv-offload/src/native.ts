@@ -42,8 +42,8 @@ export interface Native {
     end: number,
     out: Float32Array,
   ): void;
-  save(sequence: object, path: string, attachment: Uint8Array): void;
-  load(store: object, path: string): { sequence: object; attachment: Uint8Array };
+  save(sequence: object, path: string, names: string[], attachments: Uint8Array[]): void;
+  load(store: object, path: string): { sequence: object; attachments: [string, Uint8Array][] };
   createStep(store: object, sequences: object[], tokens: number[]): object;
   append(
     step: object,

@@ -1,6 +1,8 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import {
   CorruptFileError,
@@ -29,6 +31,11 @@ function filled(dtype: KvDtype, tokens: number) {
   return { store, sequence };
 }
 
+function expectSame(actual: Record<string, Uint8Array>, expected: Record<string, Uint8Array>): void {
+  expect(Object.keys(actual)).toEqual(Object.keys(expected));
+  for (const [name, bytes] of Object.entries(expected)) expect(Buffer.from(actual[name]!).equals(bytes)).toBe(true);
+}
+
 describe('snapshots', () => {
   it.each([
     ['bf16', 37],
@@ -39,13 +46,18 @@ describe('snapshots', () => {
   ] as const)('give a %s sequence of %i tokens back, which goes on as the original does', (dtype, tokens) => {
     const path = join(folder, `${dtype}-${tokens}`);
     const { store, sequence } = filled(dtype, tokens);
-    const attachment = Uint8Array.from({ length: 1001 }, (_, i) => i);
-    store.save(sequence, path, attachment);
+    const attachments: Record<string, Uint8Array> = Object.fromEntries([
+      ['tables', Uint8Array.from({ length: 1001 }, (_, i) => i)],
+      ['__proto__', Uint8Array.of(1)],
+      ['nothing', new Uint8Array()],
+      ['ключ/2', Uint8Array.from({ length: 5_000_000 }, (_, i) => i * 7)],
+    ]);
+    store.save(sequence, path, attachments);
     const bytes = readFileSync(path);
 
     const second = new KvStore({ ...SHAPE, dtype });
     const loaded = second.load(path);
-    expect(loaded.attachment).toEqual(attachment);
+    expectSame(loaded.attachments, attachments);
     expect(loaded.sequence.length).toBe(tokens);
     expect(second.bytes).toBe(second.bytesFor(tokens));
     for (let layer = 0; layer < 2; layer++) {
@@ -65,6 +77,66 @@ describe('snapshots', () => {
     loaded.sequence[Symbol.dispose]();
     fork[Symbol.dispose]();
     expect(second.bytes).toBe(0);
+    second[Symbol.dispose]();
+    expectSame(loaded.attachments, attachments); // they outlive the store
+  });
+
+  it('give attachments as private views of the file', () => {
+    const { store, sequence } = filled('bf16', 20);
+    const path = join(folder, 'views');
+    const numbers = Float64Array.of(1.5, -2.25);
+    store.save(sequence, path, { odd: Uint8Array.of(7), numbers: new Uint8Array(numbers.buffer) });
+    const bytes = readFileSync(path);
+    const { odd, numbers: view } = store.load(path).attachments as { odd: Uint8Array; numbers: Uint8Array };
+    expect([...new Float64Array(view.buffer, view.byteOffset, 2)]).toEqual([...numbers]);
+    odd[0] = 8;
+    expect(store.load(path).attachments.odd).toEqual(Uint8Array.of(7));
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+  });
+
+  it('hold a prefix when a truncated fork is saved', () => {
+    const { store, sequence } = filled('f32', 37);
+    const path = join(folder, 'prefix');
+    using prefix = sequence.fork();
+    prefix.truncate(21);
+    store.save(prefix, path);
+    expect(sequence.length).toBe(37);
+    const loaded = store.load(path).sequence;
+    expect(loaded.length).toBe(21);
+    for (const child of [loaded.fork(), loaded.fork()]) {
+      const rows = randomRows(store, 3, new Random(child.length));
+      using original = sequence.fork();
+      original.truncate(21);
+      const expected = runStep(store, [{ sequence: original, tokens: 3 }], rows);
+      expect(runStep(store, [{ sequence: child, tokens: 3 }], rows)).toEqual(expected);
+    }
+    expect(store.readKeys(loaded, 1, 1, 0, 21)).toEqual(store.readKeys(sequence, 1, 1, 0, 21));
+  });
+
+  it('survive a process that is killed while it saves', async () => {
+    const path = join(mkdtempSync(join(folder, 'killed-')), 'snapshot');
+    const { store, sequence } = filled('bf16', 20);
+    store.save(sequence, path);
+    // Saves without end; says when the first is done.
+    const program = `
+      import { KvStore } from '@magicpig/kv-offload';
+      const store = new KvStore(${JSON.stringify(SHAPE)});
+      const sequence = store.open();
+      for (let version = 1; ; version = (version % 250) + 1) {
+        store.save(sequence, ${JSON.stringify(path)}, { big: new Uint8Array(8_000_000).fill(version) });
+        if (version === 1) process.stdout.write('saved');
+      }`;
+    // Until two kills came in the middle of a save.
+    for (let round = 0; readdirSync(dirname(path)).length < 3; round++) {
+      const child = spawn(process.execPath, ['--input-type=module', '-e', program], { cwd: import.meta.dirname });
+      await once(child.stdout, 'data');
+      await new Promise((resolve) => setTimeout(resolve, (3 * round) % 17));
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+      const { big } = store.load(path).attachments as { big: Uint8Array };
+      expect(big[0]).toBeGreaterThan(0);
+      expect(Buffer.from(big).equals(new Uint8Array(8_000_000).fill(big[0]!))).toBe(true);
+    }
   });
 
   it('are written with no trace of other sequences', () => {
@@ -80,9 +152,9 @@ describe('snapshots', () => {
   it('are replaced whole or not at all', () => {
     const { store, sequence } = filled('bf16', 20);
     const path = join(folder, 'kept');
-    store.save(sequence, path, Uint8Array.of(1));
-    store.save(sequence, path, Uint8Array.of(2));
-    expect(store.load(path).attachment).toEqual(Uint8Array.of(2));
+    store.save(sequence, path, { a: Uint8Array.of(1) });
+    store.save(sequence, path, { a: Uint8Array.of(2) });
+    expect(store.load(path).attachments).toEqual({ a: Uint8Array.of(2) });
     expect(() => store.save(sequence, join(folder, 'missing', 'x'))).toThrow(FileError);
     expect(() => store.save(sequence, folder)).toThrow(/Could not replace/);
     expect(readdirSync(folder).filter((name) => name.includes('.tmp'))).toEqual([]);
@@ -91,7 +163,7 @@ describe('snapshots', () => {
   it('that are damaged anywhere are refused', () => {
     const { store, sequence } = filled('bf16', 37);
     const path = join(folder, 'damaged');
-    store.save(sequence, path, new Uint8Array(50));
+    store.save(sequence, path, { a: new Uint8Array(50), b: new Uint8Array(7) });
     const whole = readFileSync(path);
     const random = new Random(5);
     const before = store.bytes;
@@ -123,5 +195,10 @@ describe('snapshots', () => {
     expect(() => small.load(path)).toThrow(KvOutOfMemoryError);
     expect(() => store.load(join(folder, 'nowhere'))).toThrow(/Could not open .*No such file/);
     expect(() => new KvStore(SHAPE).save(sequence, path)).toThrow(/not one of this store/);
+    for (const bad of ['', 'a\0b', 3 as never]) {
+      expect(() => store.save(sequence, bad)).toThrow(InvalidArgumentError);
+      expect(() => store.load(bad)).toThrow(/pass a file name/);
+    }
+    expect(() => store.save(sequence, path, { tables: [1] as never })).toThrow(/attachments.tables is not/);
   });
 });
