@@ -38,8 +38,8 @@ export interface LoadOptions {
   /** Threads that compute; default `os.availableParallelism()`. */
   threads?: number;
   /**
-   * Format of the weights in memory, default `bf16`. With `q8`, block-quantised checkpoints keep their blocks: less memory,
-   * faster, and inputs of products rounded to 8 bits. The KV cache is float32 with `f32` and bfloat16 otherwise.
+   * Format of the weights in memory. Default `q8` for block-quantised checkpoints, which keeps their blocks, and `bf16` for
+   * others. The KV cache is float32 with `f32` and bfloat16 otherwise.
    */
   weights?: WeightFormat;
   /** Longest context of a request, prompt and answer, in tokens; default the model's own limit. */
@@ -52,6 +52,8 @@ export interface LoadOptions {
   maxQueue?: number;
   /** Policy of requests that name none. Default `magicpig` with its defaults. */
   attention?: AttentionOptions;
+  /** Measure every operator, for {@link LlamaModel.profile}. Default false. */
+  profile?: boolean;
   /** Where downloads are kept; default the user's cache directory, or MAGICPIG_CACHE. */
   cacheDir?: string;
   /** Seed of `random:` weights. */
@@ -136,6 +138,36 @@ export interface ModelStats {
   cacheBytes: number;
 }
 
+/** What one kind of operator did, summed over its calls. */
+export interface OperatorEntry {
+  /** `linear`, `linearGated`, `attend`, `index` (building and growing tables), `other` (all that is no operator), ... */
+  operator: string;
+  /** What tells its calls apart: outputs, inputs and format of a weight; exact or sampled attention. */
+  detail: string;
+  calls: number;
+  /** Rows of activations. */
+  rows: number;
+  seconds: number;
+  /** Bytes read and written at least: weights, activations, keys and values. */
+  bytes: number;
+  /** Multiplications and additions. */
+  operations: number;
+  /** Format of the weights, for products. */
+  format?: WeightFormat;
+}
+
+/** Where the time of a model's steps went. */
+export interface ModelProfile {
+  /** Steps with tokens of a prompt, those that decode at the same time included. Longest operator first. */
+  prefill: OperatorEntry[];
+  /** Steps that only decode. */
+  decode: OperatorEntry[];
+  /** What the machine does at most, measured: bytes a second read from memory, operations a second by format of the weights. */
+  ceilings: { readBandwidth: number; operations: Record<WeightFormat, number> };
+  /** Both as text: a bar of each operator's share of the time, its rates, and their shares of the ceilings. */
+  table: string;
+}
+
 /**
  * A loaded model. The engine runs in a worker thread, so the calling thread never computes; several generations at once
  * share batched decode steps.
@@ -155,6 +187,12 @@ export interface LlamaModel extends AsyncDisposable {
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
   stats(): Promise<ModelStats>;
+  /**
+   * Where the time went since the model was loaded or since the last call. Takes about a third of a second of the
+   * model's thread.
+   * @throws InvalidRequestError when the model was loaded without `profile`.
+   */
+  profile(): Promise<ModelProfile>;
   /** Ends running generations with an error and frees everything. */
   close(): Promise<void>;
 }

@@ -31,7 +31,7 @@ export class Llama implements Disposable {
   /** Rows of all entries of a step, at most. */
   readonly maxRows: number;
   readonly #backend: Backend;
-  readonly #cache: KvCache;
+  readonly #cache: Pick<KvCache, 'step'>;
   readonly #weights: LlamaWeights;
   readonly #rope: Rope;
 
@@ -47,7 +47,7 @@ export class Llama implements Disposable {
   constructor(options: {
     config: LlamaConfig;
     backend: Backend;
-    cache: KvCache;
+    cache: Pick<KvCache, 'step'>;
     weights: LlamaWeights;
     maxRows: number;
   }) {

@@ -8,8 +8,9 @@ import { Engine } from './engine.js';
 import { CacheTooSmallError, InvalidRequestError } from './errors.js';
 import type { KvCache } from './kv-cache.js';
 import { Llama } from './llama.js';
-import { loadLlamaWeights } from './llama-weights.js';
+import { loadLlamaWeights, naturalFormat } from './llama-weights.js';
 import { PolicyFactory } from './policy-factory.js';
+import { StepProfiler } from './step-profiler.js';
 
 /** The parts of a loaded model, in the thread that computes. */
 export interface ModelHost extends Disposable {
@@ -19,6 +20,8 @@ export interface ModelHost extends Disposable {
   readonly cache: KvCache;
   readonly backend: Backend;
   readonly tokenizer: Tokenizer;
+  /** Drives the engine's steps when the model was loaded with `profile`. */
+  readonly profiler: StepProfiler | undefined;
 }
 
 /** Share of the memory that is free after loading that caches and tables may take by default. */
@@ -32,7 +35,14 @@ const CACHE_SHARE = 0.5;
  *   whatever loading throws.
  */
 export async function createModelHost(checkpoint: Checkpoint, options: LoadOptions = {}): Promise<ModelHost> {
-  const { weights: format = 'bf16', maxSequences = 16, maxQueue = 256, threads, signal, onProgress } = options;
+  const {
+    weights: format = naturalFormat(checkpoint),
+    maxSequences = 16,
+    maxQueue = 256,
+    threads,
+    signal,
+    onProgress,
+  } = options;
   const { config, tokenizer, name } = checkpoint;
   const { attention = { policy: 'magicpig' }, contextTokens = config.maxPositions } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
@@ -77,8 +87,11 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
         cacheBytes,
       );
     }
-    const llama = own(new Llama({ config, backend, cache, weights, maxRows }));
-    const policies = new PolicyFactory({ config, cache, pool: backend.pool });
+    const elementBytes = dtype === 'f32' ? 4 : 2;
+    const profiler = options.profile ? new StepProfiler(backend, { ...config, elementBytes }) : undefined;
+    const llama = own(new Llama({ config, backend, cache: profiler?.watchCache(cache) ?? cache, weights, maxRows }));
+    const factory = new PolicyFactory({ config, cache, pool: backend.pool });
+    const policies = profiler?.watchPolicies(factory) ?? factory;
     const engine = own(
       new Engine({ llama, cache, policies, tokenizer, contextTokens, cacheBytes, maxSequences, maxQueue, attention }),
     );
@@ -93,7 +106,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
       cacheBytes,
       hasChatTemplate: tokenizer.hasChatTemplate,
     };
-    return { info, engine, llama, cache, backend, tokenizer, [Symbol.dispose]: dispose };
+    return { info, engine, llama, cache, backend, tokenizer, profiler, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { Worker } from 'node:worker_threads';
-import type { GenerateOptions, GenerationEvent, LlamaModel, ModelInfo, ModelStats } from './api.js';
+import type { GenerateOptions, GenerationEvent, LlamaModel, ModelInfo, ModelProfile, ModelStats } from './api.js';
 import type { ChatMessage } from './checkpoint.js';
 import { WorkerCrashedError } from './engine-errors.js';
 import { ModelClosedError } from './errors.js';
@@ -63,6 +63,10 @@ export class WorkerModel implements LlamaModel {
 
   stats(): Promise<ModelStats> {
     return this.#call('stats', undefined);
+  }
+
+  profile(): Promise<ModelProfile> {
+    return this.#call('profile', undefined);
   }
 
   async close(): Promise<void> {

@@ -1,4 +1,12 @@
-import type { GenerateOptions, GenerationEvent, LoadOptions, LoadProgress, ModelInfo, ModelStats } from './api.js';
+import type {
+  GenerateOptions,
+  GenerationEvent,
+  LoadOptions,
+  LoadProgress,
+  ModelInfo,
+  ModelProfile,
+  ModelStats,
+} from './api.js';
 import type { ChatMessage } from './checkpoint.js';
 import type { WireError } from './wire-error.js';
 
@@ -16,6 +24,7 @@ export interface Calls {
   tokenize: { argument: Exclude<Prompt, Int32Array>; result: Int32Array };
   detokenize: { argument: Int32Array; result: string };
   stats: { argument: undefined; result: ModelStats };
+  profile: { argument: undefined; result: ModelProfile };
 }
 
 export type ToWorker =

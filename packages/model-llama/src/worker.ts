@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import type { GenerateOptions, LoadProgress } from './api.js';
 import { openCheckpoint } from './checkpoint/open-checkpoint.js';
 import { encodePrompt } from './encode-prompt.js';
+import { InvalidRequestError } from './errors.js';
 import { createModelHost, type ModelHost } from './model-host.js';
 import { toWireError } from './wire-error.js';
 import type { Calls, FromWorker, GenerationNews, Prompt, ToWorker, WorkerData } from './worker-protocol.js';
@@ -80,7 +81,7 @@ function call(message: Call): void {
   }
 }
 
-function answer({ engine, tokenizer }: ModelHost, { method, argument }: Call): Calls[keyof Calls]['result'] {
+function answer({ engine, tokenizer, profiler }: ModelHost, { method, argument }: Call): Calls[keyof Calls]['result'] {
   switch (method) {
     case 'tokenize':
       return encodePrompt(tokenizer, argument);
@@ -88,6 +89,9 @@ function answer({ engine, tokenizer }: ModelHost, { method, argument }: Call): C
       return tokenizer.decode(argument);
     case 'stats':
       return engine.stats;
+    case 'profile':
+      if (profiler) return profiler.take();
+      throw new InvalidRequestError('nothing was measured; load the model with profile: true', 'profile');
   }
 }
 
@@ -97,7 +101,8 @@ async function run(): Promise<void> {
   stepping = true;
   try {
     for (let more = true; more && host; ) {
-      more = host.engine.step();
+      const { engine, profiler } = host;
+      more = profiler ? profiler.step(() => engine.step()) : engine.step();
       if (news.length > 0) send({ type: 'news', news });
       news = [];
       await setImmediate();

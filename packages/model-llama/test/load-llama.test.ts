@@ -190,6 +190,61 @@ describe('generation in a worker', () => {
   });
 });
 
+describe('profile', () => {
+  const operators = (entries: { operator: string; detail: string }[]) =>
+    entries.map(({ operator, detail }) => (operator === 'attend' ? `attend ${detail}` : operator));
+
+  it('says where the time of prefill and of decode went, since the last call', async () => {
+    const model = await load({ profile: true, weights: 'bf16' });
+    const { layers, kvHeads, queryHeads, headDim } = model.info.config;
+    const prompt = Int32Array.from({ length: 200 }, (_, i) => i);
+    const attention = { policy: 'magicpig', minContext: 0 } as const;
+    await collect(model.generate(prompt, { maxTokens: 5, ignoreEos: true, attention }));
+    const { prefill, decode, ceilings, table } = await model.profile();
+
+    expect(new Set(operators(prefill))).toEqual(
+      new Set([
+        'embed',
+        'ropeTable',
+        'rope',
+        'linear',
+        'linearGated',
+        'copyRows',
+        'append',
+        'attend exact',
+        'index',
+        'other',
+      ]),
+    );
+    const exact = prefill.find(({ operator }) => operator === 'attend')!;
+    expect(exact).toMatchObject({ calls: layers, rows: layers * 200 });
+    expect(exact.bytes).toBe(layers * 200 * kvHeads * headDim * 2 * 2);
+    expect(exact.operations).toBe(layers * ((200 * 201) / 2) * queryHeads * headDim * 4);
+
+    // One layer of three is dense; each decode step attends to one key more.
+    const dense = decode.find(({ operator, detail }) => operator === 'attend' && detail === 'exact')!;
+    const sampled = decode.find(({ operator, detail }) => operator === 'attend' && detail === 'sampled')!;
+    expect(dense).toMatchObject({ calls: 4, rows: 4, bytes: (201 + 202 + 203 + 204) * kvHeads * headDim * 2 * 2 });
+    expect(sampled).toMatchObject({ calls: 8, rows: 8 });
+    expect(sampled.operations).toBeGreaterThan(0);
+    expect(sampled.operations).toBeLessThan(2 * dense.operations);
+    expect(decode.find(({ operator }) => operator === 'linearGated')).toMatchObject({
+      calls: 4 * layers,
+      format: 'bf16',
+    });
+
+    expect(ceilings.readBandwidth).toBeGreaterThan(0);
+    expect(table).toMatch(
+      /^Steps with prompt tokens\noperator[\s\S]*\n\nSteps with decoded tokens only\noperator[\s\S]*attend sampled/,
+    );
+    expect(await model.profile()).toMatchObject({ prefill: [], decode: [], table: '' });
+  });
+
+  it('is refused when nothing was measured', async () => {
+    await expect((await load()).profile()).rejects.toThrow(InvalidRequestError);
+  });
+});
+
 describe('the end of a model', () => {
   it('by close fails what runs, and what comes later', async () => {
     const model = await load();

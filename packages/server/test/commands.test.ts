@@ -80,6 +80,16 @@ describe('serve', () => {
     expect(run.stdout()).not.toContain('Server listening');
   });
 
+  test('--profile prints where the time went, at the end', async () => {
+    const run = runCommand(['serve', '--port', '0', '--log-level', 'silent', '--profile']);
+    await until(() => run.stdout().includes('curl'), 'the banner');
+    expect(run.stderr()).not.toContain('Profile of');
+    run.interrupt();
+    expect(await run.exitCode).toBe(0);
+    expect(run.loaded[0]!.options.profile).toBe(true);
+    expect(run.stderr()).toMatch(/ends it at once\.\n\nProfile of 0 requests\n$/);
+  });
+
   test('a port in use is found before the model is loaded', async () => {
     const port = await takenPort();
     const run = runCommand(['serve', '--port', String(port)]);
@@ -207,6 +217,13 @@ describe('generate', () => {
       options: { maxTokens: 50 },
     });
     expect(model.closed).toBe(true);
+  });
+
+  test('--profile prints where the time went, after the numbers', async () => {
+    const run = runCommand(['generate', 'Why?', '--profile']);
+    expect(await run.exitCode).toBe(0);
+    expect(run.loaded[0]!.options.profile).toBe(true);
+    expect(run.stderr()).toMatch(/tokens exactly\)\n\nProfile of 1 requests\n$/);
   });
 
   test('draws bars on a terminal, and none after the answer has begun', async () => {

@@ -1,5 +1,12 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
-import type { GenerateOptions, GenerationEvent, LlamaModel, ModelInfo, ModelStats } from '@magicpig/model-llama';
+import type {
+  GenerateOptions,
+  GenerationEvent,
+  LlamaModel,
+  ModelInfo,
+  ModelProfile,
+  ModelStats,
+} from '@magicpig/model-llama';
 
 type Prompt = Parameters<LlamaModel['generate']>[0];
 
@@ -151,6 +158,12 @@ export class FakeModel implements LlamaModel {
   async stats(): Promise<ModelStats> {
     if (this.dead) throw this.dead;
     return { running: this.running, waiting: 0, cacheBytesUsed: this.running * 1024, cacheBytes: this.info.cacheBytes };
+  }
+
+  async profile(): Promise<ModelProfile> {
+    const operations = { f32: 1e11, bf16: 2e11, q8: 4e11, q4: 4e11 };
+    const table = `Profile of ${this.requests.length} requests\n`;
+    return { prefill: [], decode: [], ceilings: { readBandwidth: 4e10, operations }, table };
   }
 
   async close(): Promise<void> {

@@ -60,6 +60,7 @@ async function generate(context: CommandContext, question: string | undefined, f
   const written = { text: false };
   try {
     await show(context, events, written);
+    if (flags.profile) context.stderr.write(`\n${(await model.profile()).table}`);
   } catch (error) {
     if (written.text) context.stdout.write('\n');
     throw error;

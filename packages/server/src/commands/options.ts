@@ -9,12 +9,13 @@ export interface ModelFlags {
   model: string;
   backend: 'cpu';
   threads?: number;
-  weights: WeightFormat;
+  weights?: WeightFormat;
   context?: number;
   cacheGb?: number;
   maxSequences?: number;
   cacheDir?: string;
   randomSeed?: number;
+  profile?: boolean;
 }
 
 /** Flags of {@link addAttentionOptions}. */
@@ -52,10 +53,8 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option(
         '--weights <format>',
-        'format of the weights in memory; q8 keeps the blocks of quantised files: faster, a little less exact',
-      )
-        .choices(WEIGHT_FORMATS)
-        .default('bf16'),
+        'format of the weights in memory (default: q8 for quantised files, which keeps their blocks, else bf16)',
+      ).choices(WEIGHT_FORMATS),
     )
     .option('--context <tokens>', "longest context, prompt and answer (default: the model's own)", integer(1))
     .option(
@@ -65,7 +64,8 @@ export function addModelOptions(command: Command): Command {
     )
     .option('--max-sequences <n>', 'requests that decode together (default: 16)', integer(1, 1024))
     .option('--cache-dir <folder>', "where downloads are kept (default: the user's cache folder, or MAGICPIG_CACHE)")
-    .option('--random-seed <n>', 'seed of the weights of a random: model', integer(0));
+    .option('--random-seed <n>', 'seed of the weights of a random: model', integer(0))
+    .option('--profile', 'measure every operator, and print where the time went at the end');
 }
 
 /** How decoded tokens attend to the context. */
@@ -101,14 +101,15 @@ export function addSamplingOptions(command: Command): Command {
 export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
   return {
     backend: flags.backend,
-    weights: flags.weights,
     attention: attentionOf(flags),
+    ...(flags.weights === undefined ? {} : { weights: flags.weights }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     ...(flags.context === undefined ? {} : { contextTokens: flags.context }),
     ...(flags.cacheGb === undefined ? {} : { cacheBytes: flags.cacheGb }),
     ...(flags.maxSequences === undefined ? {} : { maxSequences: flags.maxSequences }),
     ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
     ...(flags.randomSeed === undefined ? {} : { randomSeed: flags.randomSeed }),
+    ...(flags.profile ? { profile: true } : {}),
   };
 }
 

@@ -81,4 +81,5 @@ async function serve(context: CommandContext, flags: ServeFlags): Promise<void> 
   if (!context.signal.aborted) await once(context.signal, 'abort');
   context.stderr.write('\nShutting down; once more Ctrl-C ends it at once.\n');
   await server.close();
+  if (flags.profile) context.stderr.write(`\n${(await model.profile()).table}`);
 }
