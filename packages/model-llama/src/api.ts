@@ -1,3 +1,4 @@
+import type { Ceilings, ProfileEntry } from '@magicpig/cpu-kernels';
 import type { WeightFormat } from './backend.js';
 import type { ChatMessage, LlamaConfig } from './checkpoint.js';
 
@@ -138,32 +139,17 @@ export interface ModelStats {
   cacheBytes: number;
 }
 
-/** What one kind of operator did, summed over its calls. */
-export interface OperatorEntry {
-  /** `linear`, `linearGated`, `attend`, `index` (building and growing tables), `other` (all that is no operator), ... */
-  operator: string;
-  /** What tells its calls apart: outputs, inputs and format of a weight; exact or sampled attention. */
-  detail: string;
-  calls: number;
-  /** Rows of activations. */
-  rows: number;
-  seconds: number;
-  /** Bytes read and written at least: weights, activations, keys and values. */
-  bytes: number;
-  /** Multiplications and additions. */
-  operations: number;
-  /** Format of the weights, for products. */
-  format?: WeightFormat;
-}
-
-/** Where the time of a model's steps went. */
+/**
+ * Where the time of a model's steps went. Operators are those of the backend, `attend` (exact or sampled), `append`, `index`
+ * (building and growing tables), and `other`: all that is no operator.
+ */
 export interface ModelProfile {
-  /** Steps with tokens of a prompt, those that decode at the same time included. Longest operator first. */
-  prefill: OperatorEntry[];
+  /** Steps with tokens of a prompt, what decodes in the same steps included. Longest operator first. */
+  prefill: ProfileEntry[];
   /** Steps that only decode. */
-  decode: OperatorEntry[];
-  /** What the machine does at most, measured: bytes a second read from memory, operations a second by format of the weights. */
-  ceilings: { readBandwidth: number; operations: Record<WeightFormat, number> };
+  decode: ProfileEntry[];
+  /** What the machine does at most, measured. */
+  ceilings: Ceilings;
   /** Both as text: a bar of each operator's share of the time, its rates, and their shares of the ceilings. */
   table: string;
 }

@@ -1,3 +1,4 @@
+export type { Ceilings, ProfileEntry } from '@magicpig/cpu-kernels';
 export type * from './api.js';
 export { type AttentionSettings, MAGICPIG_DEFAULTS, resolveAttention } from './attention-options.js';
 export type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
