@@ -2,7 +2,6 @@
 // first difference.
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <thread>
@@ -13,16 +12,11 @@
 #include "../pool_handle.h"
 #include "../projection.h"
 #include "../tables.h"
+#include "check.h"
 
 using namespace magicpig::lsh;
 
 namespace {
-
-#define CHECK(condition)                                                     \
-  if (!(condition)) {                                                        \
-    std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-    std::exit(1);                                                            \
-  }
 
 std::vector<const Kernels*> AllKernels() {
   std::vector<const Kernels*> all{&kPortableKernels};
@@ -216,5 +210,6 @@ int main() {
   CandidatesAreExact(BestKernels(), 8, 300);
   CandidatesAreExact(BestKernels(), 16, 2);
   SelectorSelects();
+  ContainerRefusesDamage();
   std::printf("ok: %zu instruction sets\n", AllKernels().size());
 }
