@@ -5,3 +5,4 @@ export { type LogInclusionTableOptions, logInclusionTable } from './log-inclusio
 export { type QueryOptions, type QueryResult, SimHashIndex, type SimHashIndexOptions } from './simhash-index.js';
 export { SimHashProjection, type SimHashProjectionOptions } from './simhash-projection.js';
 export { SimHashTables, type SimHashTablesOptions } from './simhash-tables.js';
+export { type TuneOptions, type Tuning, tune } from './tune.js';
