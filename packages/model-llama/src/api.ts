@@ -32,6 +32,13 @@ export type AttentionOptions =
       seed?: number;
       /** Also sample for the question, the prompt's last `sampledPromptTokens` tokens (the paper's "setup B"); 0 is the default. */
       sampledPromptTokens?: number;
+    }
+  | {
+      policy: 'custom';
+      /** A policy of {@link LoadOptions.policies}. */
+      name: string;
+      /** Passed to its module; plain data. */
+      options?: Record<string, unknown>;
     };
 
 export interface LoadOptions {
@@ -53,6 +60,11 @@ export interface LoadOptions {
   maxQueue?: number;
   /** Policy of requests that name none. Default `magicpig` with its defaults. */
   attention?: AttentionOptions;
+  /**
+   * Attention policies of your own, by name: modules whose default export is an `AttentionPolicyModule`, as absolute paths or
+   * URLs (`import.meta.resolve('./my-policy.js')`). They are imported into the thread that computes.
+   */
+  policies?: Record<string, string>;
   /** Measure every operator, for {@link LlamaModel.profile}. Default false. */
   profile?: boolean;
   /** Where downloads are kept; default the user's cache directory, or MAGICPIG_CACHE. */
@@ -86,7 +98,8 @@ export interface GenerateOptions {
 
 /** What a request's attention did. */
 export interface AttentionReport {
-  policy: 'dense' | 'magicpig';
+  /** The policy's own name for itself: `dense`, `magicpig`. */
+  policy: string;
   /** Decode steps, and how many of them sampled (0 when the context stayed under `minContext`). */
   decodeSteps: number;
   sampledSteps: number;

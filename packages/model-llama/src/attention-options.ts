@@ -14,7 +14,8 @@ export type AttentionSettings =
       minContext: number;
       seed: number;
       sampledPromptTokens: number;
-    };
+    }
+  | { policy: 'custom'; name: string; options: Record<string, unknown> };
 
 /**
  * Defaults of `magicpig`, from the paper except `minContext`: under it, reading all keys of a small model is as fast as
@@ -57,17 +58,19 @@ export function resolveAttention(options: AttentionOptions, layers: number): Att
     );
   }
   const known = ['policy', 'denseLayers', ...Object.keys(LIMITS)];
-  const allowed = options.policy === 'dense' ? ['policy'] : known;
+  const allowed =
+    { dense: ['policy'], custom: ['policy', 'name', 'options'], magicpig: known }[options.policy] ?? known;
   for (const key of Object.keys(options)) {
     if (allowed.includes(key)) continue;
     const what = known.includes(key) ? `has no meaning with policy '${options.policy}'` : 'is not an option';
     throw new InvalidRequestError(`attention.${key} ${what}; allowed: ${allowed.join(', ')}`, `attention.${key}`);
   }
   if (options.policy === 'dense') return { policy: 'dense' };
+  if (options.policy === 'custom') return resolveCustom(options.name, options.options ?? {});
   if (options.policy !== 'magicpig') {
     const policy: unknown = (options as { policy: unknown }).policy;
     throw new InvalidRequestError(
-      `attention.policy must be 'dense' or 'magicpig', not ${JSON.stringify(policy)}`,
+      `attention.policy must be 'dense', 'magicpig' or 'custom', not ${JSON.stringify(policy)}`,
       'attention.policy',
     );
   }
@@ -107,4 +110,20 @@ export function resolveAttention(options: AttentionOptions, layers: number): Att
     seed: number('seed'),
     sampledPromptTokens: number('sampledPromptTokens'),
   };
+}
+
+function resolveCustom(name: unknown, options: unknown): AttentionSettings {
+  if (typeof name !== 'string') {
+    throw new InvalidRequestError(
+      `attention.name must be the name of a registered policy, not ${JSON.stringify(name)}`,
+      'attention.name',
+    );
+  }
+  if (options === null || typeof options !== 'object' || Array.isArray(options)) {
+    throw new InvalidRequestError(
+      `attention.options must be an object, not ${JSON.stringify(options)}`,
+      'attention.options',
+    );
+  }
+  return { policy: 'custom', name, options: options as Record<string, unknown> };
 }

@@ -1,9 +1,10 @@
 import type { AttentionReport } from './api.js';
-import type { KvSequence, Sampling } from './kv-cache.js';
+import type { LlamaConfig } from './checkpoint.js';
+import type { KvCache, KvSequence, Sampling } from './kv-cache.js';
 
 /**
  * How decoded tokens attend to their context. The engine knows policies only through this interface: `dense` and
- * `magicpig` are two of them.
+ * `magicpig` are two of them, and a module can bring another, see {@link AttentionPolicyModule}.
  */
 export interface AttentionPolicy {
   readonly name: AttentionReport['policy'];
@@ -11,8 +12,20 @@ export interface AttentionPolicy {
   readonly sampledPromptTokens: number;
   /** Bytes that a context of so many tokens needs beside the KV cache, at most. */
   bytesFor(tokens: number): number;
-  /** State for one sequence, whose cache is still empty. */
-  open(sequence: KvSequence): SequenceAttention;
+  /**
+   * State for one sequence.
+   *
+   * @param sequence Its cache. Empty, but for tokens that another sequence computed before.
+   * @param kept What {@link SequenceAttention.keep} of an equal policy gave; it belongs to the new state from now on. Both
+   *   sequences begin with the same `sequence.length` tokens at least; what was derived from later ones must go.
+   */
+  open(sequence: KvSequence, kept?: KeptAttention): SequenceAttention;
+  /**
+   * What {@link KeptAttention.save} wrote, again.
+   *
+   * @throws anything, when the bytes are not what `save` wrote
+   */
+  load?(saved: Readonly<Record<string, Uint8Array>>): KeptAttention;
 }
 
 /** One sequence's part of a policy. Between two steps, in this order: `prepare` until `ready`, a step, `afterDecode`. */
@@ -38,4 +51,31 @@ export interface SequenceAttention extends Disposable {
    */
   afterDecode(context: number, keysRead: number): void;
   report(): AttentionReport;
+  /**
+   * Gives away what a later sequence that begins with the same tokens can go on from, if there is anything; afterwards this
+   * state can only be reported on and disposed of. A policy without it keeps nothing between requests.
+   */
+  keep?(): KeptAttention | undefined;
 }
+
+/** State of a policy that outlives its sequence, for the next one with the same first tokens. */
+export interface KeptAttention extends Disposable {
+  readonly bytes: number;
+  /** The state as bytes by name, for a file. Without it nothing is kept across restarts. */
+  save?(): Record<string, Uint8Array>;
+}
+
+/** What a policy is made from, besides its options. */
+export interface PolicyContext {
+  readonly config: LlamaConfig;
+  /** The model's KV cache: a `KvStore` of `@magicpig/kv-offload`. */
+  readonly cache: KvCache;
+  /** Thread pool that hashes and builds (a native handle). */
+  readonly pool: object;
+}
+
+/**
+ * What a module of `LoadOptions.policies` exports by default: makes a policy from a request's options, in the thread that
+ * computes. Equal options make one policy. What it throws refuses the request.
+ */
+export type AttentionPolicyModule = (options: Record<string, unknown>, context: PolicyContext) => AttentionPolicy;

@@ -1,3 +1,4 @@
+import { AttentionMeter } from './attention-meter.js';
 import type { AttentionPolicy } from './attention-policy.js';
 
 /** Exact attention: every key is read. */
@@ -7,23 +8,14 @@ export function densePolicy(): AttentionPolicy {
     sampledPromptTokens: 0,
     bytesFor: () => 0,
     open() {
-      let decodeSteps = 0;
+      const meter = new AttentionMeter('dense', { layers: 1, queryHeads: 1, sampledLayers: 0 });
       return {
         bytes: 0,
         ready: true,
         prepare() {},
         sampling: () => null,
-        afterDecode() {
-          decodeSteps += 1;
-        },
-        report: () => ({
-          policy: 'dense',
-          decodeSteps,
-          sampledSteps: 0,
-          exactTokens: 0,
-          sampledShare: 0,
-          keysReadShare: 1,
-        }),
+        afterDecode: (context) => meter.add(context, 0, 0),
+        report: () => meter.report(),
         [Symbol.dispose]() {},
       };
     },

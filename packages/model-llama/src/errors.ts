@@ -65,8 +65,8 @@ export class InvalidRequestError extends MagicPigError {
   /** Name of the option, when one is to blame. */
   readonly option: string | undefined;
 
-  constructor(message: string, option?: string) {
-    super('INVALID_REQUEST', message);
+  constructor(message: string, option?: string, options?: ErrorOptions) {
+    super('INVALID_REQUEST', message, options);
     this.option = option;
   }
 }

@@ -1,7 +1,8 @@
 export type { Ceilings, ProfileEntry } from '@magicpig/cpu-kernels';
 export type * from './api.js';
+export { AttentionMeter } from './attention-meter.js';
 export { type AttentionSettings, MAGICPIG_DEFAULTS, resolveAttention } from './attention-options.js';
-export type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
+export type * from './attention-policy.js';
 export type * from './backend.js';
 export { WEIGHT_FORMATS } from './backend.js';
 export { defaultCacheDirectory } from './checkpoint/cache-directory.js';

@@ -1,9 +1,11 @@
-import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
+import { SimHashProjection } from '@magicpig/lsh';
 import type { AttentionReport } from './api.js';
+import { AttentionMeter } from './attention-meter.js';
 import type { AttentionSettings } from './attention-options.js';
-import type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
+import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attention-policy.js';
 import type { LlamaConfig } from './checkpoint.js';
 import type { KvCache, KvSequence, Sampling } from './kv-cache.js';
+import { LayerTables, type LayerTablesOptions } from './layer-tables.js';
 
 export type MagicPigSettings = Extract<AttentionSettings, { policy: 'magicpig' }>;
 
@@ -56,12 +58,48 @@ export class MagicPigPolicy implements AttentionPolicy {
     const { layers, kvHeads, headDim } = this.#options.config;
     const keys = tokens - sink - window;
     if (tokens < this.settings.minContext || keys < LEAST_KEYS) return 0;
-    const heads = (layers - denseLayers.length) * kvHeads;
+    // One layer's tables exist twice while they are built anew.
+    const heads = (layers - denseLayers.length + 1) * kvHeads;
     return heads * tableBytes(K, L, keys, headDim);
   }
 
-  open(sequence: KvSequence): SequenceAttention {
-    return new MagicPigSequence(this.#options, this.projection, sequence);
+  open(sequence: KvSequence, kept?: KeptAttention): SequenceAttention {
+    const layers = kept instanceof KeptTables ? kept.take() : this.#emptyTables();
+    const shared = Math.max(sequence.length - this.settings.sink, 0);
+    for (const layer of layers) layer.restrict(shared);
+    return new MagicPigSequence(this.#options, layers, sequence);
+  }
+
+  /** Tables of the sampled layers, in order. */
+  #emptyTables(): LayerTables[] {
+    const { settings, config, pool } = this.#options;
+    const { layers, kvHeads, headDim } = config;
+    const minCollisions = Math.min(MIN_COLLISIONS, settings.L);
+    const shape: LayerTablesOptions = { layers, kvHeads, headDim, projection: this.projection, minCollisions, pool };
+    const sampled = Array.from({ length: layers }, (_, i) => i).filter((i) => !settings.denseLayers.includes(i));
+    return sampled.map((layer, i) => new LayerTables(shape, layer, i / sampled.length));
+  }
+}
+
+/** Tables without their sequence. */
+class KeptTables implements KeptAttention {
+  #layers: LayerTables[];
+
+  constructor(layers: LayerTables[]) {
+    this.#layers = layers;
+  }
+
+  get bytes(): number {
+    return this.#layers.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** The tables, which are the caller's from now on. */
+  take(): LayerTables[] {
+    return this.#layers.splice(0);
+  }
+
+  [Symbol.dispose](): void {
+    for (const layer of this.take()) layer[Symbol.dispose]();
   }
 }
 
@@ -75,66 +113,57 @@ function tableBytes(bits: number, tables: number, keys: number, dim: number): nu
   return starts + ids + norms + dim * 4 + 1024;
 }
 
+/** Keys being brought into the tables. */
+interface IndexingJob {
+  /** End of the tokens that will be in the tables. */
+  end: number;
+  /** The first layer, and in it the first KV head, that lacks them. */
+  layer: number;
+  kvHead: number;
+}
+
 class MagicPigSequence implements SequenceAttention {
   readonly #settings: MagicPigSettings;
   readonly #shape: Shape;
   readonly #cache: Pick<KvCache, 'readKeys'>;
   readonly #sequence: KvSequence;
-  readonly #tables: SimHashTables;
-  /** Whether a layer samples, [layers]. */
-  readonly #sampled: boolean[];
-  /** (layer, KV head) of each index, in the order they are built. */
-  readonly #heads: { layer: number; kvHead: number }[];
+  /** Of the sampled layers, in order. */
+  #tables: LayerTables[];
+  /** The same by layer; undefined for dense ones. */
+  readonly #byLayer: (LayerTables | undefined)[];
   /** Tokens [sink, #indexed) are in the tables; `sink` while nothing is. */
   #indexed: number;
-  /** Tokens [#indexed, #target) are being added, with `#next` the first head that lacks them; nothing when equal. */
-  #target: number;
-  #next = 0;
+  #job: IndexingJob | undefined;
   #scratch = new Float32Array(0);
 
-  #decodeSteps = 0;
-  #sampledSteps = 0;
-  #exactTokens = 0; // sum over sampled steps
-  #share = 0; // sum over sampled steps of the share of sampled keys drawn
-  #keysRead = 0; // per layer and query head, sum over steps
-  #keys = 0; // the same, had all keys been read
+  readonly #meter: AttentionMeter;
 
-  constructor(options: MagicPigPolicyOptions, projection: SimHashProjection, sequence: KvSequence) {
+  constructor(options: MagicPigPolicyOptions, tables: LayerTables[], sequence: KvSequence) {
     const { settings, config } = options;
     this.#settings = settings;
     this.#shape = config;
     this.#cache = options.cache;
     this.#sequence = sequence;
-    this.#sampled = Array.from({ length: config.layers }, (_, layer) => !settings.denseLayers.includes(layer));
-    this.#heads = this.#sampled.flatMap((sampled, layer) =>
-      sampled ? Array.from({ length: config.kvHeads }, (_, kvHead) => ({ layer, kvHead })) : [],
-    );
+    this.#tables = tables;
+    this.#byLayer = Array.from({ length: config.layers }, (_, i) => tables.find(({ layer }) => layer === i));
     this.#indexed = settings.sink;
-    this.#target = settings.sink;
-    this.#tables = new SimHashTables({
-      heads: config.layers * config.kvHeads,
-      dim: config.headDim,
-      projection,
-      minCollisions: Math.min(MIN_COLLISIONS, settings.L),
-      pool: options.pool,
-    });
+    this.#meter = new AttentionMeter('magicpig', { ...config, sampledLayers: tables.length });
   }
 
   get bytes(): number {
-    return this.#tables.bytes;
+    return this.#tables.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   get ready(): boolean {
-    return this.#target === this.#indexed && this.#due() === this.#indexed;
+    return !this.#job && this.#due() === this.#indexed;
   }
 
   /** End of the tokens that should be in the tables now. */
   #due(): number {
     const { sink, window, minContext } = this.#settings;
     const { length } = this.#sequence;
-    if (this.#heads.length === 0) return this.#indexed;
+    if (this.#tables.length === 0) return this.#indexed;
     if (this.#indexed === sink) {
-      // Nothing indexed yet: all at once, so that the centre is the mean of all keys there are.
       const start = length >= minContext && length - window - sink >= LEAST_KEYS;
       return start ? length - window : this.#indexed;
     }
@@ -144,65 +173,57 @@ class MagicPigSequence implements SequenceAttention {
   }
 
   prepare(keys: number): void {
-    if (this.#target === this.#indexed) {
-      this.#target = this.#due();
-      this.#next = 0;
-    }
-    const count = this.#target - this.#indexed;
-    let worked = 0;
-    while (count > 0 && worked < keys && this.#next < this.#heads.length) {
-      const { layer, kvHead } = this.#heads[this.#next]!;
-      const elements = count * this.#shape.headDim;
+    if (this.ready) return;
+    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0 };
+    const job = this.#job;
+    const { sink } = this.#settings;
+    const { kvHeads, headDim } = this.#shape;
+    const count = job.end - sink;
+    for (let worked = 0; worked < keys && job.layer < this.#tables.length; ) {
+      const tables = this.#tables[job.layer]!;
+      if (job.kvHead === 0) tables.begin(count);
+      const from = sink + tables.lacks(count);
+      const elements = (job.end - from) * headDim;
       if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
       const out = this.#scratch.subarray(0, elements);
-      this.#cache.readKeys(this.#sequence, layer, kvHead, this.#indexed, this.#target, out);
-      this.#tables.add(layer * this.#shape.kvHeads + kvHead, out);
-      this.#next += 1;
-      worked += count;
+      this.#cache.readKeys(this.#sequence, tables.layer, job.kvHead, from, job.end, out);
+      tables.add(job.kvHead, count, out);
+      worked += Math.max(job.end - from, 1);
+      job.kvHead += 1;
+      if (job.kvHead === kvHeads) {
+        tables.finish(count);
+        job.layer += 1;
+        job.kvHead = 0;
+      }
     }
-    if (this.#next === this.#heads.length) {
-      this.#indexed = this.#target;
-      this.#scratch = new Float32Array(0);
-    }
+    if (job.layer < this.#tables.length) return;
+    this.#indexed = job.end;
+    this.#job = undefined;
+    this.#scratch = new Float32Array(0);
   }
 
   sampling(layer: number): Sampling | null {
     const { sink } = this.#settings;
-    if (this.#indexed === sink || !this.#sampled[layer]) return null;
-    return { selector: this.#tables.selector, begin: sink, end: this.#indexed };
+    const tables = this.#byLayer[layer];
+    if (this.#indexed === sink || !tables) return null;
+    return { selector: tables.selector, begin: sink, end: this.#indexed };
   }
 
   afterDecode(context: number, keysRead: number): void {
-    const { queryHeads, layers } = this.#shape;
-    this.#decodeSteps += 1;
-    this.#keys += context * layers * queryHeads;
-    const indexed = this.#indexed - this.#settings.sink;
-    if (indexed === 0) {
-      this.#keysRead += context * layers * queryHeads;
-      return;
-    }
-    const sampledHeads = this.#sampled.filter(Boolean).length * queryHeads;
-    const denseHeads = layers * queryHeads - sampledHeads;
-    const drawn = keysRead - denseHeads * context - sampledHeads * (context - indexed);
-    this.#sampledSteps += 1;
-    this.#exactTokens += context - indexed;
-    this.#share += drawn / (sampledHeads * indexed);
-    this.#keysRead += keysRead;
+    this.#meter.add(context, this.#indexed - this.#settings.sink, keysRead);
   }
 
   report(): AttentionReport {
-    const steps = Math.max(this.#sampledSteps, 1);
-    return {
-      policy: 'magicpig',
-      decodeSteps: this.#decodeSteps,
-      sampledSteps: this.#sampledSteps,
-      exactTokens: this.#exactTokens / steps,
-      sampledShare: this.#share / steps,
-      keysReadShare: this.#keys === 0 ? 1 : this.#keysRead / this.#keys,
-    };
+    return this.#meter.report();
+  }
+
+  keep(): KeptAttention | undefined {
+    for (const layer of this.#tables) layer.restrict(layer.keys);
+    return this.bytes > 0 ? new KeptTables(this.#tables.splice(0)) : undefined;
   }
 
   [Symbol.dispose](): void {
-    this.#tables[Symbol.dispose]();
+    for (const layer of this.#tables) layer[Symbol.dispose]();
+    this.#tables = [];
   }
 }

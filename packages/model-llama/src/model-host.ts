@@ -9,6 +9,7 @@ import { CacheTooSmallError, InvalidRequestError } from './errors.js';
 import type { KvCache } from './kv-cache.js';
 import { Llama } from './llama.js';
 import { loadLlamaWeights, naturalFormat } from './llama-weights.js';
+import { loadPolicies } from './load-policies.js';
 import { PolicyFactory } from './policy-factory.js';
 import { StepProfiler } from './step-profiler.js';
 
@@ -60,6 +61,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     );
   }
   resolveAttention(attention, config.layers);
+  const modules = await loadPolicies(options.policies ?? {});
 
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(thing: T): T => {
@@ -90,7 +92,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     const elementBytes = dtype === 'f32' ? 4 : 2;
     const profiler = options.profile ? new StepProfiler(backend, { ...config, elementBytes }) : undefined;
     const llama = own(new Llama({ config, backend, cache: profiler?.watchCache(cache) ?? cache, weights, maxRows }));
-    const factory = new PolicyFactory({ config, cache, pool: backend.pool });
+    const factory = new PolicyFactory({ config, cache, pool: backend.pool }, modules);
     const policies = profiler?.watchPolicies(factory) ?? factory;
     const engine = own(
       new Engine({ llama, cache, policies, tokenizer, contextTokens, cacheBytes, maxSequences, maxQueue, attention }),

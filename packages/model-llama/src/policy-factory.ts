@@ -1,39 +1,70 @@
 import type { AttentionSettings } from './attention-options.js';
-import type { AttentionPolicy } from './attention-policy.js';
+import type { AttentionPolicy, AttentionPolicyModule, PolicyContext } from './attention-policy.js';
 import { densePolicy } from './dense-policy.js';
-import { MagicPigPolicy, type MagicPigPolicyOptions, type MagicPigSettings } from './magicpig-policy.js';
+import { InvalidRequestError, MagicPigError } from './errors.js';
+import { MagicPigPolicy, type MagicPigSettings } from './magicpig-policy.js';
 
 /** Policies kept for requests to come; a matrix of projections is 400 KB at (10, 150) and d = 128. */
 const KEPT = 8;
 
-/** Makes policies, once for equal settings; those of equal K, L and seed share one matrix of projections. */
+/** Makes policies, once for equal settings; `magicpig` ones of equal K, L and seed share one matrix of projections. */
 export class PolicyFactory {
-  readonly #shared: Omit<MagicPigPolicyOptions, 'settings' | 'projection'>;
-  readonly #dense = densePolicy();
+  readonly #context: PolicyContext;
+  readonly #modules: ReadonlyMap<string, AttentionPolicyModule>;
   /** By settings, least recently used first. */
-  readonly #kept = new Map<string, MagicPigPolicy>();
+  readonly #kept = new Map<string, AttentionPolicy>();
 
-  constructor(shared: Omit<MagicPigPolicyOptions, 'settings' | 'projection'>) {
-    this.#shared = shared;
+  /** @param modules Of custom policies, by name. */
+  constructor(context: PolicyContext, modules: ReadonlyMap<string, AttentionPolicyModule> = new Map()) {
+    this.#context = context;
+    this.#modules = modules;
   }
 
+  /** @throws InvalidRequestError for a custom policy that nobody registered, or that refuses its options. */
   policy(settings: AttentionSettings): AttentionPolicy {
-    return settings.policy === 'dense' ? this.#dense : this.#magicpig(settings);
-  }
-
-  #magicpig(settings: MagicPigSettings): MagicPigPolicy {
     const key = JSON.stringify(settings);
-    let policy = this.#kept.get(key);
-    if (!policy) {
-      const { K, L, seed } = settings;
-      const alike = [...this.#kept.values()].find(
-        (p) => p.settings.K === K && p.settings.L === L && p.settings.seed === seed,
-      );
-      policy = new MagicPigPolicy({ ...this.#shared, settings, ...(alike && { projection: alike.projection }) });
-    }
+    const policy = this.#kept.get(key) ?? this.#make(settings);
     this.#kept.delete(key);
     this.#kept.set(key, policy);
     if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value!);
     return policy;
+  }
+
+  #make(settings: AttentionSettings): AttentionPolicy {
+    switch (settings.policy) {
+      case 'dense':
+        return densePolicy();
+      case 'magicpig':
+        return this.#magicpig(settings);
+      case 'custom':
+        return this.#custom(settings.name, settings.options);
+    }
+  }
+
+  #magicpig(settings: MagicPigSettings): MagicPigPolicy {
+    const { K, L, seed } = settings;
+    const alike = [...this.#kept.values()].find(
+      (p): p is MagicPigPolicy =>
+        p instanceof MagicPigPolicy && p.settings.K === K && p.settings.L === L && p.settings.seed === seed,
+    );
+    return new MagicPigPolicy({ ...this.#context, settings, ...(alike && { projection: alike.projection }) });
+  }
+
+  #custom(name: string, options: Record<string, unknown>): AttentionPolicy {
+    const make = this.#modules.get(name);
+    if (!make) {
+      const known = [...this.#modules.keys()].join(', ') || 'none';
+      throw new InvalidRequestError(
+        `there is no attention policy '${name}'; registered: ${known} (loadLlama's option policies)`,
+        'attention.name',
+      );
+    }
+    try {
+      return make(structuredClone(options), this.#context);
+    } catch (error) {
+      if (error instanceof MagicPigError) throw error;
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new InvalidRequestError(`attention policy '${name}': ${reason}`, 'attention.options', { cause: error });
+    }
   }
 }

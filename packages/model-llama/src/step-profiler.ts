@@ -71,7 +71,7 @@ export class StepProfiler {
         const policy = policies.policy(settings);
         if (!this.#watched.has(policy)) {
           const open = policy.open.bind(policy);
-          policy.open = (sequence) => this.#watchAttention(open(sequence));
+          policy.open = (...arguments_) => this.#watchAttention(open(...arguments_));
           this.#watched.add(policy);
         }
         return policy;

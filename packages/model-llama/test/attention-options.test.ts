@@ -58,7 +58,7 @@ describe('attention options', () => {
 
   it('refuse an unknown policy and options of another one', () => {
     expect(() => resolveAttention({ policy: 'topk' } as unknown as AttentionOptions, 4)).toThrow(
-      /'dense' or 'magicpig'/,
+      /'dense', 'magicpig' or 'custom'/,
     );
     expect(() => resolveAttention({ policy: 'dense', K: 10 } as AttentionOptions, 4)).toThrow(
       /no meaning with policy 'dense'/,
