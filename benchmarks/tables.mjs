@@ -7,6 +7,7 @@ const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 const tables = {
   'llama-cpp': llamaCpp(result('llama-cpp')),
+  'long-context': longContext(result('long-context')),
   'sampling-error': samplingError(result('sampling-error')),
 };
 
@@ -32,6 +33,25 @@ function llamaCpp({ rows, cpu, date }) {
       speed(decode, peer(context).decode),
     ]),
     `${cpu}, ${date}. Ratios are to llama.cpp at the same context.`,
+  );
+}
+
+function longContext({ model, rows, cpu, date }) {
+  const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
+  return markdown(
+    ['context', 'keys and values', 'weights', 'dense, ms', 'of the memory speed', 'magicpig, ms', 'of all keys read'],
+    rows.flatMap(({ context, keyBytes, keysReadShare, formats }) =>
+      formats.map(({ format, weightBytes, denseMs, denseBandwidthShare, magicpigMs, magicpigRatio }) => [
+        context,
+        gigabytes(keyBytes),
+        `${format}, ${gigabytes(weightBytes)}`,
+        denseMs.toFixed(0),
+        percent(denseBandwidthShare),
+        `${magicpigMs.toFixed(0)} (${magicpigRatio.toFixed(1)}x)`,
+        percent(keysReadShare),
+      ]),
+    ),
+    `${model}, milliseconds a token. ${cpu}, ${date}.`,
   );
 }
 

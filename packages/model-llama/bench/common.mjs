@@ -6,14 +6,14 @@ import { parseArgs } from 'node:util';
 
 const BENCHMARKS = new URL('../../../benchmarks/', import.meta.url);
 
-/** Command line: `--model`, `--threads`, `--rounds`, `--tokens 512,6000`. */
-export function benchOptions() {
+/** Command line: `--model`, `--threads`, `--rounds`, `--tokens 512,6000`; defaults other than these may be given. */
+export function benchOptions({ model = 'smollm2', rounds = '3', tokens = '512,6000' } = {}) {
   const { values } = parseArgs({
     options: {
-      model: { type: 'string', default: 'smollm2' },
+      model: { type: 'string', default: model },
       threads: { type: 'string' },
-      rounds: { type: 'string', default: '3' },
-      tokens: { type: 'string', default: '512,6000' },
+      rounds: { type: 'string', default: rounds },
+      tokens: { type: 'string', default: tokens },
     },
   });
   return {
@@ -55,9 +55,7 @@ export function median(values) {
 
 /** Writes benchmarks/results/<name>.json, with the machine and the date. */
 export function writeResults(name, results) {
-  const folder = new URL('results/', BENCHMARKS);
-  mkdirSync(folder, { recursive: true });
-  const file = new URL(`${name}.json`, folder);
+  const file = resultsFile(name);
   const about = {
     date: new Date().toISOString().slice(0, 10),
     cpu: cpus()[0].model,
@@ -66,4 +64,18 @@ export function writeResults(name, results) {
   };
   writeFileSync(file, `${JSON.stringify({ ...about, ...results }, null, 2)}\n`);
   console.log(`\nWritten to ${fileURLToPath(file)}`);
+}
+
+/** As {@link writeResults}, for a benchmark that measures some of its rows in a run: rows of other contexts are kept. */
+export function writeRows(name, { rows, ...results }) {
+  const file = resultsFile(name);
+  const before = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).rows : [];
+  const kept = before.filter(({ context }) => rows.every((row) => row.context !== context));
+  writeResults(name, { ...results, rows: [...kept, ...rows].sort((a, b) => a.context - b.context) });
+}
+
+function resultsFile(name) {
+  const folder = new URL('results/', BENCHMARKS);
+  mkdirSync(folder, { recursive: true });
+  return new URL(`${name}.json`, folder);
 }
