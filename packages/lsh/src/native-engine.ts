@@ -1,8 +1,8 @@
-import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type { Engine, EngineProjection, EngineTables, EngineTablesOptions } from './engine.js';
+import { loadAddon } from './load-addon.js';
 
-/** Name of the addon's file, of the prebuilt folders and of the CMake target. */
+/** Name of the CMake target, and of the prebuilt folders (see `prepack` in package.json). */
 const ADDON = 'magicpig_lsh';
 
 /** What native/binding.cc exports. */
@@ -13,8 +13,7 @@ type Addon = Engine & {
 
 /** Loads the addon, built here or prebuilt for this platform; throws when there is none. */
 export function loadNativeEngine(): Engine {
-  const root = fileURLToPath(new URL('..', import.meta.url));
-  const addon: Addon = createRequire(import.meta.url)('pkg-prebuilds')(root, { name: ADDON, napi_versions: [8] });
+  const addon = loadAddon(fileURLToPath(new URL('..', import.meta.url)), ADDON) as Addon;
   return {
     isa: addon.isa,
     createProjection: (...options) => new addon.Projection(...options),
