@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "pool_handle.h"
+#include "sketch_binding.h"
 #include "tables.h"
 
 namespace magicpig::lsh {
@@ -228,6 +229,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("isa", Napi::String::New(env, BestKernels().isa));
   exports.Set("Projection", ProjectionObject::Define(env));
   exports.Set("Tables", TablesObject::Define(env));
+  InitSketch(env, exports);
   return exports;
 }
 

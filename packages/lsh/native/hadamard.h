@@ -64,8 +64,8 @@ void Rotate(const Lanes* from, Lanes* to, size_t size, const int16_t* flips) {
   }
 }
 
-void Hadamard(const int16_t* x, size_t size, const int16_t* flips, uint32_t bits, uint32_t tables, int16_t* space,
-              uint16_t* codes) {
+inline void Hadamard(const int16_t* x, size_t size, const int16_t* flips, uint32_t bits, uint32_t tables, int16_t* space,
+                     uint16_t* codes) {
   using Bits = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t)), may_alias));
   auto* out = reinterpret_cast<Bits*>(codes);
   auto* y = reinterpret_cast<Lanes*>(space);

@@ -1,3 +1,5 @@
+import type { SketchEngine } from './key-sketch-engine.js';
+
 /** Rows of float32, or of bfloat16 (the upper halves of float32 values) in a Uint16Array. */
 export type Vectors = Float32Array | Uint16Array;
 
@@ -178,6 +180,7 @@ export interface EngineFile {
 export interface Engine {
   /** What runs: `avx512`, `avx2`, `neon`, `portable` or `typescript`. */
   readonly isa: string;
+  readonly sketches: SketchEngine;
   createProjection(hadamard: boolean, dim: number, bits: number, tables: number, seed: number): EngineProjection;
   createTables(options: EngineTablesOptions): EngineTables;
   /** Opens a file by its path, or its bytes, which must not change until `tables` returns. Throws IO, CORRUPT_FILE, UNSUPPORTED. */

@@ -1,6 +1,15 @@
 export { collisionProbability } from './collision-probability.js';
 export * from './errors.js';
 export { type InclusionOptions, inclusionProbability } from './inclusion-probability.js';
+export {
+  type KeySample,
+  KeySketch,
+  type KeySketchOptions,
+  type KeySketchStats,
+  type KeySketchUse,
+  type SampleOptions,
+} from './key-sketch.js';
+export type { SketchBudget } from './key-sketch-budget.js';
 export { type LogInclusionTableOptions, logInclusionTable } from './log-inclusion-table.js';
 export { type QueryOptions, type QueryResult, SimHashIndex, type SimHashIndexOptions } from './simhash-index.js';
 export { SimHashProjection, type SimHashProjectionOptions } from './simhash-projection.js';

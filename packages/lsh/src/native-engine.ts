@@ -1,12 +1,13 @@
 import { fileURLToPath } from 'node:url';
 import type { Engine, EngineProjection, EngineTables, EngineTablesOptions } from './engine.js';
+import type { SketchEngine } from './key-sketch-engine.js';
 import { loadAddon } from './load-addon.js';
 
 /** Name of the CMake target, and of the prebuilt folders (see `prepack` in package.json). */
 const ADDON = 'magicpig_lsh';
 
 /** What native/binding.cc exports. */
-type Addon = Engine & {
+type Addon = Engine & SketchEngine & {
   Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
   Tables: new (options: EngineTablesOptions) => EngineTables;
 };
@@ -16,6 +17,7 @@ export function loadNativeEngine(): Engine {
   const addon = loadAddon(fileURLToPath(new URL('..', import.meta.url)), ADDON) as Addon;
   return {
     isa: addon.isa,
+    sketches: addon,
     createProjection: (...options) => new addon.Projection(...options),
     createTables: (options) => new addon.Tables(options),
     openTables: addon.openTables,

@@ -1,0 +1,33 @@
+// From a histogram of scores and a budget to the threshold that keys are drawn by.
+#ifndef MAGICPIG_LSH_SKETCH_PLAN_H_
+#define MAGICPIG_LSH_SKETCH_PLAN_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "sketch_kernels.h"
+
+namespace magicpig::lsh {
+
+// How many keys to read: a count, a share of the keys, or as many as bring the relative standard error of the sum of all weights down to
+// `value`, at least the share `least` and at most the share `most`.
+struct SketchBudget {
+  enum class Kind : uint32_t { kCount, kShare, kError };
+  Kind kind;
+  double value;
+  double least, most;  // for kError
+};
+
+struct SketchPlan {
+  float tau;     // times 2^24
+  float floor;
+  double error;  // relative standard error of the sum of all weights, by the histogram
+};
+
+// counts [kSketchBins] as `histogram` makes them, of `counted` out of `keys` keys; both at least 1. floor_share is the floor in units of the
+// mean weight. Doubles are rounded after each operation, sums run from the last bin to the first.
+SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share);
+
+}  // namespace magicpig::lsh
+
+#endif  // MAGICPIG_LSH_SKETCH_PLAN_H_
