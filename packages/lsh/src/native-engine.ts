@@ -7,10 +7,11 @@ import { loadAddon } from './load-addon.js';
 const ADDON = 'magicpig_lsh';
 
 /** What native/binding.cc exports. */
-type Addon = Engine & SketchEngine & {
-  Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
-  Tables: new (options: EngineTablesOptions) => EngineTables;
-};
+type Addon = Engine &
+  SketchEngine & {
+    Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
+    Tables: new (options: EngineTablesOptions) => EngineTables;
+  };
 
 /** Loads the addon, built here or prebuilt for this platform; throws when there is none. */
 export function loadNativeEngine(): Engine {
