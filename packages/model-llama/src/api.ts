@@ -58,6 +58,18 @@ export interface LoadOptions {
   maxSequences?: number;
   /** Requests that may wait; one more is refused with EngineBusyError. Default 256. */
   maxQueue?: number;
+  /**
+   * Milliseconds that the streams of decoding requests may wait while prompts of others are read or their tables are built:
+   * work is cut into pieces that short. Default 250.
+   */
+  maxStallMs?: number;
+  /**
+   * What later requests may go on from instead of computing it again, while there is memory for it: `all` (default): the
+   * beginnings of prompts, and answers too (a conversation goes on from the keys and values that its answers were
+   * generated with, by requests of the same attention settings only); `prompts`: beginnings of prompts alone, so that a
+   * request's tokens do not depend on earlier requests in any bit; `off`.
+   */
+  prefixCache?: 'all' | 'prompts' | 'off';
   /** Policy of requests that name none. Default `magicpig` with its defaults. */
   attention?: AttentionOptions;
   /**
@@ -120,7 +132,8 @@ export type GenerationEvent =
       finishReason: 'stop' | 'length';
       /** Text held back until now (a partial stop string that did not complete). */
       text: string;
-      usage: { promptTokens: number; completionTokens: number };
+      /** `cachedTokens` of the prompt's tokens were known from earlier requests. */
+      usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
       attention: AttentionReport;
       timing: {
         queueMs: number;
@@ -147,8 +160,10 @@ export interface ModelInfo {
 export interface ModelStats {
   running: number;
   waiting: number;
-  /** Bytes of KV cache and tables in use. */
+  /** Bytes of KV cache and tables in use, by running requests and for later ones. */
   cacheBytesUsed: number;
+  /** Bytes kept for later requests, which give way when running ones need them. */
+  prefixBytes: number;
   cacheBytes: number;
 }
 

@@ -16,10 +16,10 @@ export interface AttentionPolicy {
    * State for one sequence.
    *
    * @param sequence Its cache. Empty, but for tokens that another sequence computed before.
-   * @param kept What {@link SequenceAttention.keep} of an equal policy gave; it belongs to the new state from now on. Both
-   *   sequences begin with the same `sequence.length` tokens at least; what was derived from later ones must go.
+   * @param kept What {@link SequenceAttention.keep} of an equal policy gave, and with how many tokens both sequences begin:
+   *   what was derived from later ones must go. It belongs to the new state from now on.
    */
-  open(sequence: KvSequence, kept?: KeptAttention): SequenceAttention;
+  open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention;
   /**
    * What {@link KeptAttention.save} wrote, again.
    *
@@ -61,6 +61,8 @@ export interface SequenceAttention extends Disposable {
 /** State of a policy that outlives its sequence, for the next one with the same first tokens. */
 export interface KeptAttention extends Disposable {
   readonly bytes: number;
+  /** Sequences that begin with fewer of its tokens have no use for it. */
+  readonly leastTokens: number;
   /** The state as bytes by name, for a file. Without it nothing is kept across restarts. */
   save?(): Record<string, Uint8Array>;
 }

@@ -1,27 +1,20 @@
 import type { AttentionOptions, GenerateOptions, ModelStats } from './api.js';
 import { resolveAttention } from './attention-options.js';
-import type { Tokenizer } from './checkpoint.js';
+import type { LlamaConfig, Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
 import type { KvCache } from './kv-cache.js';
 import type { ForwardResult, Llama } from './llama.js';
+import { Memory, type PrefixReuse } from './memory.js';
 import type { PolicyFactory } from './policy-factory.js';
 import { Sampler } from './sampler.js';
 import { type ScheduledEntry, Scheduler } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
+import { MOST_PREFILL_TOKENS, StepPace } from './step-pace.js';
 import { StopStrings } from './stop-strings.js';
 
-/** Prompt tokens in a step while nobody decodes: more would not make the matrix products any faster. */
-const PREFILL_TOKENS = 512;
-
-/** The same while others decode: their streams wait for a fraction of a second, and the prefill is some 10% slower. */
-const SHARED_PREFILL_TOKENS = 128;
-
-/**
- * Keys (for each layer and KV head) indexed between two steps, at most: about a tenth of a second of hashing, so that
- * building the tables of a long prompt does not stall the other streams.
- */
-const INDEX_KEYS = 32_768;
+/** A step's time while nobody waits for a next token: how late an abort or a new request is seen, at most. */
+const LONE_STEP_MS = 1000;
 
 export interface EngineOptions {
   llama: Llama;
@@ -34,6 +27,9 @@ export interface EngineOptions {
   cacheBytes: number;
   maxSequences: number;
   maxQueue: number;
+  /** Milliseconds that a step may take while streams wait for their next tokens, unless decoding alone takes longer. */
+  maxStallMs: number;
+  prefixCache: PrefixReuse;
   /** Policy of requests that name none. */
   attention: AttentionOptions;
 }
@@ -47,24 +43,23 @@ export type EngineRequest = Omit<GenerateOptions, 'signal'> & { prompt: Int32Arr
  */
 export class Engine implements Disposable {
   readonly #options: EngineOptions;
+  readonly #memory: Memory;
   readonly #scheduler: Scheduler;
+  readonly #pace: StepPace;
   readonly #sequences = new Map<number, Sequence>();
 
   constructor(options: EngineOptions) {
     this.#options = options;
-    const { maxSequences, maxQueue, cacheBytes: maxBytes } = options;
-    this.#scheduler = new Scheduler({
-      maxSequences,
-      maxQueue,
-      maxBytes,
-      prefillTokens: PREFILL_TOKENS,
-      sharedPrefillTokens: SHARED_PREFILL_TOKENS,
-    });
+    const { cache, cacheBytes: maxBytes, prefixCache: reuse, maxSequences, maxQueue } = options;
+    this.#memory = new Memory({ cache, maxBytes, reuse });
+    const fits = this.#memory.fits.bind(this.#memory);
+    this.#scheduler = new Scheduler({ maxSequences, maxQueue, fits });
+    this.#pace = new StepPace(operationsPerToken(options.llama.config));
   }
 
   /** Rows of a step at most, for the size of a {@link Llama}'s activations. */
   static maxRows(maxSequences: number): number {
-    return PREFILL_TOKENS + 1 + maxSequences;
+    return MOST_PREFILL_TOKENS + 1 + maxSequences;
   }
 
   get idle(): boolean {
@@ -72,12 +67,12 @@ export class Engine implements Disposable {
   }
 
   get stats(): ModelStats {
-    let cacheBytesUsed = this.#options.cache.bytes;
-    for (const { memory } of this.#scheduler.running) cacheBytesUsed += memory?.attention.bytes ?? 0;
+    const { running, waiting } = this.#scheduler;
     return {
-      running: this.#scheduler.running.length,
-      waiting: this.#scheduler.waiting,
-      cacheBytesUsed,
+      running: running.length,
+      waiting,
+      cacheBytesUsed: this.#memory.bytes(running),
+      prefixBytes: this.#memory.prefixes?.bytes ?? 0,
       cacheBytes: this.#options.cacheBytes,
     };
   }
@@ -108,7 +103,8 @@ export class Engine implements Disposable {
         contextTokens,
       );
     }
-    const policy = policies.policy(resolveAttention(request.attention ?? this.#options.attention, llama.config.layers));
+    const settings = resolveAttention(request.attention ?? this.#options.attention, llama.config.layers);
+    const policy = policies.policy(settings);
     const bytesFor = (tokens: number) => this.#options.cache.bytesFor(tokens) + policy.bytesFor(tokens);
     const maxTokens = this.#maxTokens(request, bytesFor);
     const sequence = new Sequence({
@@ -117,10 +113,10 @@ export class Engine implements Disposable {
       maxTokens,
       eosTokens: request.ignoreEos ? new Set() : tokenizer.eosTokens,
       policy,
+      policyKey: JSON.stringify(settings),
       sampler: new Sampler(prompt, request),
       stops: new StopStrings(checkStops(request.stop)),
       text: tokenizer.stream(),
-      bytes: bytesFor(prompt.length + maxTokens),
       listener,
     });
     this.#scheduler.add(sequence);
@@ -131,7 +127,7 @@ export class Engine implements Disposable {
   /** Ends a request at once and frees its memory; its listener hears nothing more. Unknown ids are ignored. */
   abort(id: number): void {
     const sequence = this.#sequences.get(id);
-    if (sequence) this.#release(sequence);
+    if (sequence) this.#release(sequence, { keep: true });
   }
 
   /**
@@ -140,16 +136,24 @@ export class Engine implements Disposable {
    * @returns Whether there is more to do.
    */
   step(): boolean {
+    const begin = performance.now();
     this.#admit();
-    this.#prepare();
-    const entries = this.#scheduler.schedule();
+    const { decoding, running } = this.#scheduler;
+    const stepMs = decoding > 0 ? this.#options.maxStallMs : LONE_STEP_MS;
+    this.#prepare(stepMs);
+    // Those that begin alike go on from what one of them has computed.
+    const prefilling = running.filter((sequence) => sequence.prefilling);
+    if (prefilling.length > 1) for (const one of prefilling) this.#guard(one, () => this.#memory.catchUp(one));
+    const left = begin + stepMs - performance.now();
+    const entries = this.#scheduler.schedule(this.#pace.prefillTokens(left, decoding));
     if (entries.length > 0) this.#run(entries);
     return !this.#scheduler.idle;
   }
 
   /** Drops what still runs and frees its memory. */
   [Symbol.dispose](): void {
-    for (const sequence of [...this.#sequences.values()]) this.#release(sequence);
+    for (const sequence of [...this.#sequences.values()]) this.#release(sequence, { keep: false });
+    this.#memory[Symbol.dispose]();
   }
 
   /** Tokens to generate at most: what was asked for, the context leaves, and, when nothing was asked for, memory allows. */
@@ -177,31 +181,31 @@ export class Engine implements Disposable {
   }
 
   #admit(): void {
-    for (const sequence of this.#scheduler.admit()) {
+    for (let next = this.#scheduler.admit(); next; next = this.#scheduler.admit()) {
+      const sequence = next;
       sequence.admitted = performance.now();
-      this.#guard(sequence, () => {
-        const cache = this.#options.cache.open();
-        try {
-          sequence.memory = { cache, attention: sequence.policy.open(cache) };
-        } catch (error) {
-          cache[Symbol.dispose]();
-          throw error;
-        }
-      });
+      this.#guard(sequence, () => this.#memory.open(sequence));
     }
   }
 
   /** Brings tables up to date, a piece a step and in equal shares, so that a long prompt's do not hold up other streams. */
-  #prepare(): void {
+  #prepare(stepMs: number): void {
     const behind = this.#scheduler.running.filter(({ unprepared }) => unprepared);
+    // The other half of the time is for the forward pass.
+    const keys = this.#pace.indexKeys(stepMs / 2 / behind.length);
     for (const sequence of behind) {
-      this.#guard(sequence, () => sequence.memory!.attention.prepare(INDEX_KEYS / behind.length));
+      const begin = performance.now();
+      this.#guard(sequence, () => sequence.memory!.attention.prepare(keys));
+      // What was left to do may have been less than allowed.
+      if (sequence.unprepared) this.#pace.indexed(keys, performance.now() - begin);
     }
   }
 
   #run(entries: ScheduledEntry[]): void {
-    const now = performance.now();
-    for (const { sequence } of entries) if (!sequence.prefilling && sequence.decoding === 0) sequence.decoding = now;
+    const begin = performance.now();
+    for (const { sequence } of entries) if (!sequence.prefilling && sequence.decoding === 0) sequence.decoding = begin;
+    const decoded = entries.filter(({ sequence }) => !sequence.prefilling).length;
+    const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0);
     let result: ForwardResult;
     try {
       result = this.#options.llama.forward(
@@ -219,6 +223,7 @@ export class Engine implements Disposable {
       else this.#fail(entries[0]!.sequence, error);
       return;
     }
+    this.#pace.stepped(rows - decoded, decoded, performance.now() - begin);
     let next = 0;
     for (const [i, { sequence, tokens }] of entries.entries()) {
       const logits = sequence.prefilling ? undefined : result.logits[next++]!;
@@ -228,10 +233,10 @@ export class Engine implements Disposable {
 
   /** Takes in one sequence's part of a step's results: the only place where a sequence moves on. */
   #advance(sequence: Sequence, rows: number, logits: Float32Array | undefined, keysRead: number): void {
-    const { prompt, listener, eosTokens, memory } = sequence;
-    const { cached } = sequence;
+    const { prompt, answer, listener, eosTokens, memory, cached } = sequence;
     const prefilled = cached - rows < prompt.length;
     if (prefilled) {
+      this.#memory.remember(sequence);
       listener.onEvent({ type: 'prefill', done: cached, total: prompt.length });
     } else {
       memory!.attention.afterDecode(cached, keysRead);
@@ -243,21 +248,20 @@ export class Engine implements Disposable {
       this.#finish(sequence, 'stop');
       return;
     }
-    sequence.lastToken = token;
-    sequence.generated += 1;
+    answer.push(token);
     const { text, stopped } = sequence.stops.push(sequence.text.push(token));
     listener.onEvent({ type: 'token', token, text, logprob });
     if (stopped) this.#finish(sequence, 'stop', '');
-    else if (sequence.generated === sequence.maxTokens) this.#finish(sequence, 'length');
+    else if (answer.length === sequence.maxTokens) this.#finish(sequence, 'length');
   }
 
   /** @param heldText Text not shown yet; what tokenizer and stop strings held back when absent. */
   #finish(sequence: Sequence, finishReason: 'stop' | 'length', heldText?: string): void {
-    const { prompt, generated, submitted, admitted, memory, listener } = sequence;
+    const { prompt, answer, reusedTokens, submitted, admitted, memory, listener } = sequence;
     const now = performance.now();
     const decoding = sequence.decoding || now;
     const attention = memory!.attention.report();
-    this.#release(sequence);
+    this.#release(sequence, { keep: true });
     let text = heldText;
     if (text === undefined) {
       const rest = sequence.stops.push(sequence.text.flush());
@@ -267,13 +271,13 @@ export class Engine implements Disposable {
       type: 'end',
       finishReason,
       text,
-      usage: { promptTokens: prompt.length, completionTokens: generated },
+      usage: { promptTokens: prompt.length, cachedTokens: reusedTokens, completionTokens: answer.length },
       attention,
       timing: {
         queueMs: admitted - submitted,
         prefillMs: decoding - admitted,
         decodeMs: now - decoding,
-        prefillTokensPerSecond: rate(prompt.length, decoding - admitted),
+        prefillTokensPerSecond: rate(prompt.length - reusedTokens, decoding - admitted),
         // The first token comes out of the prefill.
         decodeTokensPerSecond: rate(attention.decodeSteps, now - decoding),
       },
@@ -290,19 +294,23 @@ export class Engine implements Disposable {
   }
 
   #fail(sequence: Sequence, error: unknown): void {
-    this.#release(sequence);
+    this.#release(sequence, { keep: false });
     const known = error instanceof MagicPigError;
     const message = error instanceof Error ? error.message : String(error);
     sequence.listener.onError(known ? error : new GenerationFailedError(message, { cause: error }));
   }
 
-  #release(sequence: Sequence): void {
+  #release(sequence: Sequence, options: { keep: boolean }): void {
     this.#sequences.delete(sequence.id);
     this.#scheduler.remove(sequence);
-    sequence.memory?.attention[Symbol.dispose]();
-    sequence.memory?.cache[Symbol.dispose]();
-    sequence.memory = undefined;
+    this.#memory.close(sequence, options);
   }
+}
+
+/** Multiplications and additions of a token's matrix products, but for the output matrix. */
+function operationsPerToken(config: LlamaConfig): number {
+  const { layers, hiddenSize, intermediateSize, queryHeads, kvHeads, headDim } = config;
+  return 2 * layers * hiddenSize * (2 * (queryHeads + kvHeads) * headDim + 3 * intermediateSize);
 }
 
 /** Per second; 0 when nothing was done. */

@@ -22,6 +22,10 @@ export interface Sampling {
 export interface KvSequence extends Disposable {
   /** Tokens in the cache. */
   readonly length: number;
+  /** A sequence with the same tokens, which shares their memory until either side changes it. */
+  fork(): KvSequence;
+  /** Forgets the tokens from `length` on. */
+  truncate(length: number): void;
 }
 
 export interface AttendOptions {
@@ -45,8 +49,10 @@ export interface KvStep {
 }
 
 export interface KvCache extends Disposable {
-  /** Bytes in use. */
+  /** Bytes in use; what several sequences share counts once. */
   readonly bytes: number;
+  /** Tokens of a page, the unit that sequences share. */
+  readonly pageTokens: number;
   open(): KvSequence;
   /** Bytes that a sequence of so many tokens takes. */
   bytesFor(tokens: number): number;

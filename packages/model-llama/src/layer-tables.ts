@@ -18,7 +18,6 @@ export class LayerTables implements Disposable {
   readonly #options: LayerTablesOptions;
   readonly #stagger: number;
   #tables: SimHashTables | undefined;
-  /** Keys of each head in the tables, and how many of them their mean is over. */
   #keys = 0;
   #meanKeys = 0;
   /** Tables that will take the place of the present ones, around a newer mean. */
@@ -31,12 +30,19 @@ export class LayerTables implements Disposable {
     this.#stagger = stagger;
   }
 
+  /** Bytes held. */
   get bytes(): number {
     return (this.#tables?.bytes ?? 0) + (this.#next?.bytes ?? 0);
   }
 
+  /** Keys of each head in the tables. */
   get keys(): number {
     return this.#keys;
+  }
+
+  /** Keys that their mean is over. */
+  get meanKeys(): number {
+    return this.#meanKeys;
   }
 
   /** @throws TypeError while there are no tables. */

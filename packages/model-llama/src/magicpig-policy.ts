@@ -63,10 +63,9 @@ export class MagicPigPolicy implements AttentionPolicy {
     return heads * tableBytes(K, L, keys, headDim);
   }
 
-  open(sequence: KvSequence, kept?: KeptAttention): SequenceAttention {
-    const layers = kept instanceof KeptTables ? kept.take() : this.#emptyTables();
-    const shared = Math.max(sequence.length - this.settings.sink, 0);
-    for (const layer of layers) layer.restrict(shared);
+  open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
+    const layers = kept?.state instanceof KeptTables ? kept.state.take() : this.#emptyTables();
+    for (const layer of layers) layer.restrict(Math.max((kept?.tokens ?? 0) - this.settings.sink, 0));
     return new MagicPigSequence(this.#options, layers, sequence);
   }
 
@@ -83,10 +82,12 @@ export class MagicPigPolicy implements AttentionPolicy {
 
 /** Tables without their sequence. */
 class KeptTables implements KeptAttention {
+  readonly leastTokens: number;
   #layers: LayerTables[];
 
-  constructor(layers: LayerTables[]) {
+  constructor(layers: LayerTables[], sink: number) {
     this.#layers = layers;
+    this.leastTokens = sink + Math.max(...layers.map(({ meanKeys }) => meanKeys));
   }
 
   get bytes(): number {
@@ -219,7 +220,7 @@ class MagicPigSequence implements SequenceAttention {
 
   keep(): KeptAttention | undefined {
     for (const layer of this.#tables) layer.restrict(layer.keys);
-    return this.bytes > 0 ? new KeptTables(this.#tables.splice(0)) : undefined;
+    return this.bytes > 0 ? new KeptTables(this.#tables.splice(0), this.#settings.sink) : undefined;
   }
 
   [Symbol.dispose](): void {

@@ -10,6 +10,7 @@ import type { KvCache } from './kv-cache.js';
 import { Llama } from './llama.js';
 import { loadLlamaWeights, naturalFormat } from './llama-weights.js';
 import { loadPolicies } from './load-policies.js';
+import { PREFIX_REUSE } from './memory.js';
 import { PolicyFactory } from './policy-factory.js';
 import { StepProfiler } from './step-profiler.js';
 
@@ -40,6 +41,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     weights: format = naturalFormat(checkpoint),
     maxSequences = 16,
     maxQueue = 256,
+    maxStallMs = 250,
     threads,
     signal,
     onProgress,
@@ -48,6 +50,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   const { attention = { policy: 'magicpig' }, contextTokens = config.maxPositions } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
   checkInteger('maxQueue', maxQueue, 0, 2 ** 31 - 1);
+  checkInteger('maxStallMs', maxStallMs, 1, 3_600_000);
   checkInteger('contextTokens', contextTokens, 2, 2 ** 31 - 1);
   if (threads !== undefined) checkInteger('threads', threads, 1, 1024);
   if (options.cacheBytes !== undefined) checkInteger('cacheBytes', options.cacheBytes, 1, Number.MAX_SAFE_INTEGER);
@@ -60,6 +63,14 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
       'weights',
     );
   }
+  if (!PREFIX_REUSE.includes(options.prefixCache ?? 'all')) {
+    throw new InvalidRequestError(
+      `prefixCache must be one of ${PREFIX_REUSE.join(', ')}, not ${JSON.stringify(options.prefixCache)}`,
+      'prefixCache',
+    );
+  }
+  // The rotations of `dynamic` scaling depend on the length of the whole prompt, so that no two share a beginning.
+  const prefixCache = config.ropeScaling.type === 'dynamic' ? 'off' : (options.prefixCache ?? 'all');
   resolveAttention(attention, config.layers);
   const modules = await loadPolicies(options.policies ?? {});
 
@@ -95,7 +106,19 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     const factory = new PolicyFactory({ config, cache, pool: backend.pool }, modules);
     const policies = profiler?.watchPolicies(factory) ?? factory;
     const engine = own(
-      new Engine({ llama, cache, policies, tokenizer, contextTokens, cacheBytes, maxSequences, maxQueue, attention }),
+      new Engine({
+        llama,
+        cache,
+        policies,
+        tokenizer,
+        contextTokens,
+        cacheBytes,
+        maxSequences,
+        maxQueue,
+        maxStallMs,
+        prefixCache,
+        attention,
+      }),
     );
     const info: ModelInfo = {
       name,

@@ -6,13 +6,12 @@ export interface SchedulerOptions {
   maxSequences: number;
   /** Sequences that may wait. */
   maxQueue: number;
-  /** Bytes that running sequences may come to need together. */
-  maxBytes: number;
-  /** Prompt tokens in a step while nobody decodes, at most; a multiple of `sharedPrefillTokens`. */
-  prefillTokens: number;
-  /** The same while others decode, so that their next tokens do not wait for long. */
-  sharedPrefillTokens: number;
+  /** Whether there is memory for a sequence beside those that run. */
+  fits(sequence: Sequence, running: readonly Sequence[]): boolean;
 }
+
+/** The sampled part of a prompt is cut at multiples of this. */
+export const SAMPLED_CHUNK_TOKENS = 128;
 
 /** Rows of one sequence in a step: tokens [begin, end) of the prompt, or the one after it. */
 export interface ScheduledEntry {
@@ -21,16 +20,15 @@ export interface ScheduledEntry {
 }
 
 /**
- * Who runs, and what of whom. Requests are admitted in the order they came, when all the memory they may need is free, so
- * that none has to be thrown out later. A step decodes one token of every running sequence that can, and prefills a
- * bounded number of prompt tokens, in turns, so that neither long prompts nor many of them hold up a stream.
+ * Who runs, and what of whom. Requests are admitted in the order they came, when there is memory for all they may need.
+ * A step decodes one token of every running sequence that can, and prefills a bounded number of prompt tokens, in turns, so
+ * that neither long prompts nor many of them hold up a stream.
  */
 export class Scheduler {
   readonly #options: SchedulerOptions;
   readonly #waiting: Sequence[] = [];
   /** Admitted; those that prefill take turns in this order. */
   readonly #running: Sequence[] = [];
-  #bytes = 0;
 
   constructor(options: SchedulerOptions) {
     this.#options = options;
@@ -48,9 +46,15 @@ export class Scheduler {
     return this.#waiting.length === 0 && this.#running.length === 0;
   }
 
-  /** @throws EngineBusyError when the queue is full. */
+  /** Sequences that the next step can decode a token of. */
+  get decoding(): number {
+    return this.#running.filter((sequence) => !sequence.prefilling && !sequence.unprepared).length;
+  }
+
+  /** @throws EngineBusyError when the queue is full and the sequence could not run at once. */
   add(sequence: Sequence): void {
-    if (this.#waiting.length >= this.#options.maxQueue && !this.#admits(sequence)) {
+    const { maxQueue } = this.#options;
+    if (this.#waiting.length >= maxQueue && (this.#waiting.length > 0 || !this.#admits(sequence))) {
       throw new EngineBusyError(
         `${this.#waiting.length} requests are waiting already, the most this engine keeps; try again later or raise maxQueue`,
       );
@@ -58,32 +62,31 @@ export class Scheduler {
     this.#waiting.push(sequence);
   }
 
-  /** Moves waiting sequences to the running ones, in order, while there is room for them; returns those moved. */
-  admit(): Sequence[] {
-    const admitted: Sequence[] = [];
-    while (this.#waiting.length > 0 && this.#fits(this.#waiting[0]!)) {
-      const sequence = this.#waiting.shift()!;
-      this.#bytes += sequence.bytes;
-      this.#running.push(sequence);
-      admitted.push(sequence);
-    }
-    return admitted;
+  /** Moves the sequence that waits longest to the running ones, if there is room for it. */
+  admit(): Sequence | undefined {
+    if (this.#waiting.length === 0 || !this.#admits(this.#waiting[0]!)) return undefined;
+    const sequence = this.#waiting.shift()!;
+    this.#running.push(sequence);
+    return sequence;
   }
 
-  /** The next step's rows. Sequences whose tables are behind sit it out. */
-  schedule(): ScheduledEntry[] {
+  /**
+   * The next step's rows. Sequences whose tables are behind sit it out.
+   *
+   * @param prefillTokens Prompt tokens, at most (but for one, or a chunk of a sampled part).
+   */
+  schedule(prefillTokens: number): ScheduledEntry[] {
     const entries: ScheduledEntry[] = [];
-    const decoding = this.#running.some((sequence) => !sequence.prefilling && !sequence.unprepared);
-    let budget = decoding ? this.#options.sharedPrefillTokens : this.#options.prefillTokens;
+    let budget = prefillTokens;
     const served: Sequence[] = [];
     for (const sequence of this.#running) {
       if (sequence.unprepared) continue;
       if (!sequence.prefilling) {
-        entries.push({ sequence, tokens: Int32Array.of(sequence.lastToken) });
+        entries.push({ sequence, tokens: Int32Array.of(sequence.answer.at(-1)!) });
         continue;
       }
       const begin = sequence.cached;
-      const end = this.#chunkEnd(sequence, begin, budget);
+      const end = chunkEnd(sequence, begin, budget, prefillTokens);
       if (end <= begin) continue;
       budget -= end - begin;
       entries.push({ sequence, tokens: sequence.prompt.subarray(begin, end) });
@@ -102,35 +105,28 @@ export class Scheduler {
     const waiting = this.#waiting.indexOf(sequence);
     if (waiting >= 0) this.#waiting.splice(waiting, 1);
     const running = this.#running.indexOf(sequence);
-    if (running < 0) return;
-    this.#running.splice(running, 1);
-    this.#bytes -= sequence.bytes;
+    if (running >= 0) this.#running.splice(running, 1);
   }
 
-  /** A sequence added now would run at once. */
   #admits(sequence: Sequence): boolean {
-    return this.#waiting.length === 0 && this.#fits(sequence);
+    return this.#running.length < this.#options.maxSequences && this.#options.fits(sequence, this.#running);
   }
+}
 
-  #fits(sequence: Sequence): boolean {
-    const { maxSequences, maxBytes } = this.#options;
-    return this.#running.length < maxSequences && this.#bytes + sequence.bytes <= maxBytes;
+/**
+ * End of the chunk of prompt that begins at `begin`; at or before it when what is left of the budget is too small for one.
+ *
+ * No result may depend on load. Exact attention gives a row the same bits however the prompt is cut, except that a chunk of
+ * one row is computed like a decoded token: none is cut off, a chunk is rather one token longer than the budget. In the
+ * sampled part of a prompt, keys are indexed between chunks, so that chunks end at fixed positions.
+ */
+function chunkEnd(sequence: Sequence, begin: number, left: number, budget: number): number {
+  const { exactPromptTokens: exact, prompt } = sequence;
+  if (begin >= exact) {
+    const next = (Math.floor(begin / SAMPLED_CHUNK_TOKENS) + 1) * SAMPLED_CHUNK_TOKENS;
+    const end = Math.min(next, prompt.length);
+    return end - begin <= left || left === budget ? end : begin;
   }
-
-  /**
-   * End of the chunk of prompt that begins at `begin`; at or before it when the budget is too small for one.
-   *
-   * No result may depend on load. Exact attention gives a row the same bits however the prompt is cut, except that a chunk
-   * of one row is computed like a decoded token: none is cut off, a chunk is rather one token longer than the budget. In
-   * the sampled part of a prompt, keys are indexed between chunks, so that chunks end at fixed positions.
-   */
-  #chunkEnd(sequence: Sequence, begin: number, budget: number): number {
-    const { sharedPrefillTokens: unit } = this.#options;
-    if (begin >= sequence.exactPromptTokens) {
-      const end = Math.min((Math.floor(begin / unit) + 1) * unit, sequence.prompt.length);
-      return end - begin <= budget ? end : begin;
-    }
-    const end = sequence.exactPromptTokens;
-    return end - begin <= budget + 1 ? end : Math.floor((begin + budget) / unit) * unit;
-  }
+  if (exact - begin <= left + 1) return exact;
+  return left < 2 ? begin : begin + left;
 }

@@ -2,6 +2,7 @@ import type { GenerationEvent } from './api.js';
 import type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
 import type { TokenStream } from './checkpoint.js';
 import type { KvSequence } from './kv-cache.js';
+import type { PrefixNode } from './prefix-cache.js';
 import type { Sampler } from './sampler.js';
 import type { StopStrings } from './stop-strings.js';
 
@@ -18,12 +19,20 @@ export interface SequenceOptions {
   maxTokens: number;
   eosTokens: ReadonlySet<number>;
   policy: AttentionPolicy;
+  /** Tells the policy from others with which it must not share what it computed. */
+  policyKey: string;
   sampler: Sampler;
   stops: StopStrings;
   text: TokenStream;
-  /** Cache and tables it may come to need, in bytes. */
-  bytes: number;
   listener: SequenceListener;
+}
+
+/** Memory of a running sequence. */
+export interface SequenceMemory {
+  cache: KvSequence;
+  attention: SequenceAttention;
+  /** Where the beginning that it shares with others is kept. */
+  node: PrefixNode | undefined;
 }
 
 /** State of one request. Scheduler and engine change it; it decides nothing. */
@@ -33,19 +42,25 @@ export class Sequence {
   readonly maxTokens: number;
   readonly eosTokens: ReadonlySet<number>;
   readonly policy: AttentionPolicy;
+  readonly policyKey: string;
   readonly sampler: Sampler;
   readonly stops: StopStrings;
   readonly text: TokenStream;
-  readonly bytes: number;
   readonly listener: SequenceListener;
+  /** Tokens that may come into the cache, and bytes that the policy may come to need for them. */
+  readonly mostTokens: number;
+  readonly mostTableBytes: number;
   /** Prompt tokens that attend exactly; those after them are treated like decoded ones. */
   readonly exactPromptTokens: number;
 
   /** Present from admission to the end. */
-  memory: { cache: KvSequence; attention: SequenceAttention } | undefined;
-  /** Last token generated, which the next step brings into the cache. */
-  lastToken = -1;
-  generated = 0;
+  memory: SequenceMemory | undefined;
+  /** The first tokens of prompt and answer that are computed by exact attention over such tokens. */
+  exactTokens: number;
+  /** The first tokens of the prompt that were known from earlier requests. */
+  reusedTokens = 0;
+  /** Tokens generated; the next step brings the last one into the cache. */
+  readonly answer: number[] = [];
   readonly submitted = performance.now();
   admitted = 0;
   /** First decode step: prompt and tables are done. */
@@ -57,12 +72,23 @@ export class Sequence {
     this.maxTokens = options.maxTokens;
     this.eosTokens = options.eosTokens;
     this.policy = options.policy;
+    this.policyKey = options.policyKey;
     this.sampler = options.sampler;
     this.stops = options.stops;
     this.text = options.text;
-    this.bytes = options.bytes;
     this.listener = options.listener;
+    this.mostTokens = options.prompt.length + options.maxTokens;
+    this.mostTableBytes = options.policy.bytesFor(this.mostTokens);
     this.exactPromptTokens = Math.max(options.prompt.length - options.policy.sampledPromptTokens, 0);
+    this.exactTokens = this.exactPromptTokens;
+  }
+
+  /** Tokens of prompt and answer that are in the cache. */
+  tokens(): Int32Array {
+    const tokens = new Int32Array(this.prompt.length + this.answer.length);
+    tokens.set(this.prompt);
+    tokens.set(this.answer, this.prompt.length);
+    return tokens.subarray(0, this.cached);
   }
 
   /** Tokens in the cache. */

@@ -3,7 +3,6 @@ import type { KvCache, KvSequence, KvStep, Rows } from '../src/kv-cache.js';
 
 interface ReferenceSequence extends KvSequence {
   length: number;
-  truncate(length: number): void;
   /** By layer, then token: [kvHeads * headDim] each. */
   keys: Float32Array[][];
   values: Float32Array[][];
@@ -11,8 +10,9 @@ interface ReferenceSequence extends KvSequence {
 
 /** Exact attention over plain arrays, float64 sums: the independent reference for the KV cache. */
 export class ReferenceCache implements KvCache {
-  readonly bytes = 0;
+  readonly pageTokens = 8;
   readonly #config: LlamaConfig;
+  readonly #open = new Set<ReferenceSequence>();
 
   constructor(config: LlamaConfig) {
     this.#config = config;
@@ -22,18 +22,39 @@ export class ReferenceCache implements KvCache {
     return tokens;
   }
 
+  /** A token takes a byte; rows that sequences share are counted once. */
+  get bytes(): number {
+    return new Set([...this.#open].flatMap(({ keys }) => keys[0]!)).size;
+  }
+
   open(): ReferenceSequence {
     const perLayer = () => Array.from({ length: this.#config.layers }, () => [] as Float32Array[]);
-    return {
-      length: 0,
-      keys: perLayer(),
-      values: perLayer(),
-      truncate(length) {
-        this.length = length;
-        for (const rows of [...this.keys, ...this.values]) rows.length = Math.min(rows.length, length);
+    return this.#sequence(0, perLayer(), perLayer());
+  }
+
+  #sequence(length: number, keys: Float32Array[][], values: Float32Array[][]): ReferenceSequence {
+    const all = this.#open;
+    const fork = (self: ReferenceSequence) =>
+      this.#sequence(
+        self.length,
+        self.keys.map((rows) => [...rows]),
+        self.values.map((rows) => [...rows]),
+      );
+    const sequence: ReferenceSequence = {
+      length,
+      keys,
+      values,
+      fork: () => fork(sequence),
+      truncate(to) {
+        sequence.length = to;
+        for (const rows of [...keys, ...values]) rows.length = Math.min(rows.length, to);
       },
-      [Symbol.dispose]() {},
+      [Symbol.dispose]() {
+        if (!all.delete(sequence)) throw new Error('disposed of twice');
+      },
     };
+    all.add(sequence);
+    return sequence;
   }
 
   step(entries: readonly { sequence: KvSequence; tokens: number }[]): KvStep {

@@ -8,7 +8,7 @@ import { characterTokenizer, type RandomModel, randomCheckpoint } from './random
 import { ReferenceBackend } from './reference-backend.js';
 import { ReferenceCache } from './reference-cache.js';
 
-/** An engine over the plain TypeScript operators and cache, `dense` only. A token takes one byte of its cache. */
+/** An engine over the plain TypeScript operators and cache, `dense` only and without a prefix cache. A token takes one byte. */
 export async function referenceEngine(model: RandomModel, options: Partial<EngineOptions> = {}) {
   const backend = new ReferenceBackend();
   const cache: KvCache = options.cache ?? new ReferenceCache(model.config);
@@ -25,6 +25,8 @@ export async function referenceEngine(model: RandomModel, options: Partial<Engin
     cacheBytes: 100_000,
     maxSequences,
     maxQueue: 8,
+    maxStallMs: 250,
+    prefixCache: 'off',
     attention: { policy: 'dense' },
     ...options,
   });

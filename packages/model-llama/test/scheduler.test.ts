@@ -10,27 +10,28 @@ import { StopStrings } from '../src/stop-strings.js';
 const policy = densePolicy();
 let id = 0;
 
-function sequence(promptTokens: number, options: { bytes?: number; sampledPromptTokens?: number } = {}): Sequence {
+function sequence(promptTokens: number, options: { sampledPromptTokens?: number } = {}): Sequence {
   return new Sequence({
     id: id++,
     prompt: new Int32Array(promptTokens),
     maxTokens: 100,
     eosTokens: new Set(),
     policy: { ...policy, sampledPromptTokens: options.sampledPromptTokens ?? 0 },
+    policyKey: '',
     sampler: new Sampler(new Int32Array(0)),
     stops: new StopStrings([]),
     text: { push: () => '', flush: () => '' },
-    bytes: options.bytes ?? 1,
     listener: { onEvent() {}, onError() {} },
   });
 }
 
 /** Admits what fits, giving each a cache that is only a length. */
 function admit(scheduler: Scheduler): Sequence[] {
-  const admitted = scheduler.admit();
-  for (const one of admitted) {
+  const admitted: Sequence[] = [];
+  for (let one = scheduler.admit(); one; one = scheduler.admit()) {
     const cache = { length: 0, [Symbol.dispose]() {} } as KvSequence;
-    one.memory = { cache, attention: { ...policy.open(cache), [Symbol.dispose]() {} } };
+    one.memory = { cache, attention: policy.open(cache), node: undefined };
+    admitted.push(one);
   }
   return admitted;
 }
@@ -40,17 +41,17 @@ function run(entries: ScheduledEntry[]): number[] {
   return entries.map(({ tokens }) => tokens.length);
 }
 
-const OPTIONS = { maxSequences: 3, maxQueue: 2, maxBytes: 10, prefillTokens: 16, sharedPrefillTokens: 8 };
+const OPTIONS = { maxSequences: 3, maxQueue: 2, fits: () => true };
 
 describe('scheduler', () => {
-  /** Sizes of the chunks of one prompt that runs alone, then of its first decode step. */
-  function chunks(promptTokens: number, sampledPromptTokens = 0): number[] {
+  /** Sizes of the chunks of one prompt that runs alone. */
+  function chunks(promptTokens: number, sampledPromptTokens = 0, budget = 16): number[] {
     const scheduler = new Scheduler(OPTIONS);
     const one = sequence(promptTokens, { sampledPromptTokens });
     scheduler.add(one);
     admit(scheduler);
     const sizes: number[] = [];
-    while (one.prefilling) sizes.push(...run(scheduler.schedule()));
+    while (one.prefilling) sizes.push(...run(scheduler.schedule(budget)));
     return sizes;
   }
 
@@ -63,8 +64,9 @@ describe('scheduler', () => {
   });
 
   it('cuts the sampled part at fixed positions', () => {
-    expect(chunks(40, 20)).toEqual([16, 4, 4, 8, 8]);
-    expect(chunks(12, 100)).toEqual([8, 4]);
+    expect(chunks(400, 250)).toEqual([...Array<number>(9).fill(16), 6, 106, 128, 16]);
+    expect(chunks(140, 1000)).toEqual([128, 12]);
+    expect(chunks(400, 250, 512)).toEqual([150, 106, 128, 16]);
   });
 
   it('decodes everybody and prefills less beside them, in turns', () => {
@@ -72,13 +74,13 @@ describe('scheduler', () => {
     const [decoding, long, other] = [sequence(1), sequence(24), sequence(24)];
     scheduler.add(decoding);
     admit(scheduler);
-    run(scheduler.schedule());
+    run(scheduler.schedule(16));
     scheduler.add(long);
     scheduler.add(other);
     admit(scheduler);
     const order: Sequence[] = [];
     while (long.prefilling || other.prefilling) {
-      const entries = scheduler.schedule();
+      const entries = scheduler.schedule(8);
       expect(entries.filter((entry) => entry.sequence === decoding).length).toBe(1);
       const prefill = entries.filter((entry) => entry.sequence.prefilling);
       expect(prefill.reduce((sum, { tokens }) => sum + tokens.length, 0)).toBeLessThanOrEqual(8);
@@ -92,21 +94,24 @@ describe('scheduler', () => {
     const scheduler = new Scheduler(OPTIONS);
     for (const tokens of [3, 4]) scheduler.add(sequence(tokens));
     admit(scheduler);
-    expect(run(scheduler.schedule())).toEqual([3, 4]);
+    expect(run(scheduler.schedule(16))).toEqual([3, 4]);
   });
 
   it('admits in order, by number and by memory, and nobody overtakes', () => {
-    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 10 });
-    const first = sequence(1, { bytes: 6 });
-    const large = sequence(1, { bytes: 5 });
-    const small = sequence(1, { bytes: 1 });
+    const large = sequence(5);
+    // Room for five prompt tokens in all.
+    const fits = (one: Sequence, running: readonly Sequence[]) =>
+      running.reduce((sum, { prompt }) => sum + prompt.length, one.prompt.length) <= 5;
+    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 10, fits });
+    const [first, small] = [sequence(4), sequence(1)];
     for (const one of [first, large, small]) scheduler.add(one);
     expect(admit(scheduler)).toEqual([first]);
     scheduler.remove(first);
-    expect(admit(scheduler)).toEqual([large, small]);
+    expect(admit(scheduler)).toEqual([large]);
+    scheduler.remove(large);
     for (let i = 0; i < 3; i += 1) scheduler.add(sequence(1));
-    expect(admit(scheduler).length).toBe(1);
-    expect(scheduler.waiting).toBe(2);
+    expect(admit(scheduler).length).toBe(3);
+    expect(scheduler.waiting).toBe(1);
   });
 
   it('refuses more than the queue holds', () => {
@@ -123,11 +128,11 @@ describe('scheduler', () => {
   });
 
   it('with no queue takes what can run at once', () => {
-    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 0 });
-    scheduler.add(sequence(1));
-    admit(scheduler);
-    scheduler.add(sequence(1, { bytes: 9 }));
-    expect(admit(scheduler).length).toBe(1);
+    const scheduler = new Scheduler({ ...OPTIONS, maxQueue: 0, fits: (_, running) => running.length < 2 });
+    for (let i = 0; i < 2; i += 1) {
+      scheduler.add(sequence(1));
+      expect(admit(scheduler).length).toBe(1);
+    }
     expect(() => scheduler.add(sequence(1))).toThrow(EngineBusyError);
   });
 });

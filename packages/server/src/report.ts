@@ -4,7 +4,7 @@ type EndEvent = Extract<GenerationEvent, { type: 'end' }>;
 
 /** What a request's attention did and how fast it went: the `magicpig` object of every response. */
 export interface Report {
-  policy: 'dense' | 'magicpig';
+  policy: string;
   /** Decode steps, and how many of them sampled: 0 while the context is shorter than `minContext`. */
   decodeSteps: number;
   sampledSteps: number;
@@ -27,6 +27,8 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  /** Tokens of the prompt that were known from earlier requests. */
+  prompt_tokens_details: { cached_tokens: number };
 }
 
 /** The `magicpig` object of a finished generation. */
@@ -40,13 +42,16 @@ export function usageOf({ usage }: EndEvent): Usage {
     prompt_tokens: usage.promptTokens,
     completion_tokens: usage.completionTokens,
     total_tokens: usage.promptTokens + usage.completionTokens,
+    prompt_tokens_details: { cached_tokens: usage.cachedTokens },
   };
 }
 
 /** One line for people: tokens, speeds, and what the attention read. */
 export function describeReport(report: Report, usage: Usage): string {
+  const cached = usage.prompt_tokens_details.cached_tokens;
   const speeds =
-    `${usage.prompt_tokens} prompt tokens at ${speed(report.prefillTokensPerSecond)}, ` +
+    `${usage.prompt_tokens} prompt tokens ${cached > 0 ? `(${cached} cached) ` : ''}` +
+    `at ${speed(report.prefillTokensPerSecond)}, ` +
     `${usage.completion_tokens} answered at ${speed(report.decodeTokensPerSecond)}`;
   if (report.policy === 'dense') return `${speeds}, dense`;
   if (report.sampledSteps === 0) return `${speeds}, magicpig (context too short to sample)`;

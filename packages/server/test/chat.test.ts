@@ -18,7 +18,12 @@ const REPORT = {
   prefillTokensPerSecond: 900,
   decodeTokensPerSecond: 41.25,
 };
-const USAGE = { prompt_tokens: 4, completion_tokens: 7, total_tokens: 11 };
+const USAGE = {
+  prompt_tokens: 4,
+  completion_tokens: 7,
+  total_tokens: 11,
+  prompt_tokens_details: { cached_tokens: 2 },
+};
 
 test('answers whole, with usage and what the attention did', async () => {
   const { client } = await startServer();

@@ -202,7 +202,7 @@ describe('generate', () => {
         'Loading smollm2: 272 of 272 (100%)',
         'Reading the prompt: 6 of 13 (46%)',
         'Reading the prompt: 13 of 13 (100%)',
-        '13 prompt tokens at 900 tok/s, 7 answered at 41.3 tok/s, magicpig read 11.0% of the keys (2.0% of the sampled part, 68 tokens exactly)',
+        '13 prompt tokens (6 cached) at 900 tok/s, 7 answered at 41.3 tok/s, magicpig read 11.0% of the keys (2.0% of the sampled part, 68 tokens exactly)',
         '',
       ].join('\n'),
     );

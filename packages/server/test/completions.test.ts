@@ -22,7 +22,7 @@ test('answers whole', async () => {
         },
       },
     ],
-    usage: { prompt_tokens: 4, completion_tokens: 7, total_tokens: 11 },
+    usage: { prompt_tokens: 4, completion_tokens: 7, total_tokens: 11, prompt_tokens_details: { cached_tokens: 2 } },
     magicpig: { policy: 'magicpig', keysReadShare: 0.11 },
   });
   expect(response.id).toMatch(/^cmpl-/);

@@ -124,7 +124,7 @@ export class FakeModel implements LlamaModel {
         type: 'end',
         finishReason,
         text: '',
-        usage: { promptTokens, completionTokens },
+        usage: { promptTokens, cachedTokens: promptTokens >> 1, completionTokens },
         attention: {
           policy: attention.policy,
           decodeSteps: completionTokens,
@@ -157,7 +157,13 @@ export class FakeModel implements LlamaModel {
 
   async stats(): Promise<ModelStats> {
     if (this.dead) throw this.dead;
-    return { running: this.running, waiting: 0, cacheBytesUsed: this.running * 1024, cacheBytes: this.info.cacheBytes };
+    return {
+      running: this.running,
+      waiting: 0,
+      cacheBytesUsed: this.running * 1024,
+      prefixBytes: 0,
+      cacheBytes: this.info.cacheBytes,
+    };
   }
 
   async profile(): Promise<ModelProfile> {

@@ -31,7 +31,12 @@ test.each([
 });
 
 test('a report in words', () => {
-  const usage = { prompt_tokens: 6012, completion_tokens: 40, total_tokens: 6052 };
+  const usage = {
+    prompt_tokens: 6012,
+    completion_tokens: 40,
+    total_tokens: 6052,
+    prompt_tokens_details: { cached_tokens: 0 },
+  };
   const report: Report = {
     policy: 'magicpig',
     decodeSteps: 39,
@@ -53,4 +58,7 @@ test('a report in words', () => {
     `${speeds}, magicpig (context too short to sample)`,
   );
   expect(describeReport({ ...report, policy: 'dense' }, usage)).toBe(`${speeds}, dense`);
+  expect(describeReport(report, { ...usage, prompt_tokens_details: { cached_tokens: 5952 } })).toMatch(
+    /^6012 prompt tokens \(5952 cached\) at 859 tok\/s, /,
+  );
 });

@@ -103,7 +103,7 @@ test('one line a request goes to the log, with tokens and speeds', async () => {
   const said = lines.filter(({ msg }) => !msg.startsWith('Server listening'));
   for (const line of said.slice(0, 2)) {
     expect(line.msg).toMatch(
-      /^POST \/v1\/chat\/completions 200 in \d+\.\d\d s: 4 prompt tokens at 900 tok\/s, 7 answered at 41\.3 tok\/s, magicpig read 11\.0% of the keys \(2\.0% of the sampled part, 68 tokens exactly\)$/,
+      /^POST \/v1\/chat\/completions 200 in \d+\.\d\d s: 4 prompt tokens \(2 cached\) at 900 tok\/s, 7 answered at 41\.3 tok\/s, magicpig read 11\.0% of the keys \(2\.0% of the sampled part, 68 tokens exactly\)$/,
     );
     expect(line).toMatchObject({ usage: { total_tokens: 11 }, magicpig: { keysReadShare: 0.11 } });
   }

@@ -1,0 +1,156 @@
+import type { KeptAttention } from './attention-policy.js';
+import type { KvCache, KvSequence } from './kv-cache.js';
+import { cut, PrefixCache, type PrefixMatch, type PrefixNode } from './prefix-cache.js';
+import type { Sequence } from './sequence.js';
+
+/** What later requests may go on from; see `LoadOptions.prefixCache`. */
+export const PREFIX_REUSE = ['all', 'prompts', 'off'] as const;
+
+export type PrefixReuse = (typeof PREFIX_REUSE)[number];
+
+export interface MemoryOptions {
+  cache: KvCache;
+  /** For keys, values and tables, in use and kept. */
+  maxBytes: number;
+  reuse: PrefixReuse;
+}
+
+/**
+ * The memory of sequences: what each gets, what is kept of it for later ones, and whether there is room for another.
+ *
+ * A sequence is let in when all that the running ones and itself may come to need is free, so that none has to be thrown out
+ * later. What is kept for later gives way first.
+ */
+export class Memory implements Disposable {
+  readonly prefixes: PrefixCache | undefined;
+  readonly #cache: KvCache;
+  readonly #maxBytes: number;
+  readonly #keepAnswers: boolean;
+
+  constructor({ cache, maxBytes, reuse }: MemoryOptions) {
+    this.#cache = cache;
+    this.#maxBytes = maxBytes;
+    this.#keepAnswers = reuse === 'all';
+    if (reuse !== 'off') {
+      const blockTokens = cache.pageTokens;
+      this.prefixes = new PrefixCache(cache.open(), { blockTokens, blockBytes: cache.bytesFor(blockTokens) });
+    }
+  }
+
+  /** Bytes in use, by running sequences and for later ones. */
+  bytes(running: readonly Sequence[]): number {
+    let sum = this.#cache.bytes + (this.prefixes?.keptBytes ?? 0);
+    for (const { memory } of running) sum += memory?.attention.bytes ?? 0;
+    return sum;
+  }
+
+  /** Whether a sequence can run beside others to its end. What is kept for later is freed for it, oldest first. */
+  fits(sequence: Sequence, running: readonly Sequence[]): boolean {
+    const match = this.#match(sequence);
+    if (match && this.#makeRoom(sequence, running, match)) return true;
+    // Alone it must run, if need be without what it would have gone on from.
+    return (!match || running.length === 0) && this.#makeRoom(sequence, running);
+  }
+
+  /** Gives a sequence its cache, with the tokens in it that are known already. */
+  open(sequence: Sequence): void {
+    const match = this.#match(sequence);
+    const cache = match ? cut(match.node.cache, match.tokens) : this.#cache.open();
+    try {
+      const kept = match && this.prefixes!.take(match, sequence.policyKey);
+      this.#begin(sequence, cache, kept, match);
+    } catch (error) {
+      cache[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Skips tokens of a prompt that another sequence has computed in the meantime. */
+  catchUp(sequence: Sequence): void {
+    const match = this.#match(sequence);
+    const { cached } = sequence;
+    if (!match || match.tokens <= cached) return;
+    const state = sequence.memory!.attention.keep?.();
+    this.#free(sequence);
+    const cache = cut(match.node.cache, match.tokens);
+    this.#begin(sequence, cache, state && { state, tokens: cached }, match);
+  }
+
+  /** Keeps what a sequence has computed of its prompt, for others that begin alike. */
+  remember(sequence: Sequence): void {
+    if (!this.prefixes) return;
+    const tokens = sequence.prompt.subarray(0, Math.min(sequence.cached, sequence.exactPromptTokens));
+    const { cache } = sequence.memory!;
+    this.#hold(sequence, this.prefixes.insert(cache, tokens, sequence.exactTokens, sequence.policyKey));
+  }
+
+  /** Frees a sequence's memory, but for what is kept for later ones. */
+  close(sequence: Sequence, { keep }: { keep: boolean }): void {
+    const { memory, exactTokens, policyKey } = sequence;
+    if (!memory) return;
+    if (keep && this.prefixes) {
+      const tokens = sequence.tokens().subarray(0, this.#keepAnswers ? sequence.cached : exactTokens);
+      const node = this.prefixes.insert(memory.cache, tokens, exactTokens, policyKey);
+      const state = memory.attention.keep?.();
+      if (state) this.prefixes.attach(node, policyKey, state, tokens.length);
+    }
+    this.#free(sequence);
+  }
+
+  /** Whether a sequence fits beside others, after freeing what is kept and not held. */
+  #makeRoom(sequence: Sequence, running: readonly Sequence[], match?: PrefixMatch): boolean {
+    if (match) this.prefixes!.hold(match.node);
+    let needed = this.#missing(sequence, match?.tokens ?? 0, 0);
+    for (const one of running) needed += this.#missing(one, one.cached, one.memory!.attention.bytes);
+    let fits = true;
+    while (fits && this.bytes(running) + needed > this.#maxBytes) fits = this.prefixes?.evict() ?? false;
+    if (match) this.prefixes!.release(match.node);
+    return fits;
+  }
+
+  /** Bytes that a sequence may still come to need. */
+  #missing(sequence: Sequence, tokens: number, tableBytes: number): number {
+    const pages = this.#cache.bytesFor(sequence.mostTokens) - this.#cache.bytesFor(tokens);
+    return pages + Math.max(sequence.mostTableBytes - tableBytes, 0);
+  }
+
+  /**
+   * No result may depend on what is kept: a chunk of one row is computed like a decoded token, so that none is left of
+   * the exact part of a prompt.
+   */
+  #match(sequence: Sequence): PrefixMatch | undefined {
+    return this.prefixes?.match(sequence.prompt, sequence.policyKey, sequence.exactPromptTokens - 2);
+  }
+
+  #begin(
+    sequence: Sequence,
+    cache: KvSequence,
+    kept: { state: KeptAttention; tokens: number } | undefined,
+    match: PrefixMatch | undefined,
+  ): void {
+    sequence.memory = { cache, attention: sequence.policy.open(cache, kept), node: undefined };
+    if (!match) return;
+    this.#hold(sequence, match.node);
+    sequence.reusedTokens = match.tokens;
+    if (match.exactTokens < match.tokens) sequence.exactTokens = match.exactTokens;
+  }
+
+  #hold(sequence: Sequence, node: PrefixNode): void {
+    const memory = sequence.memory!;
+    this.prefixes!.hold(node);
+    if (memory.node) this.prefixes!.release(memory.node);
+    memory.node = node;
+  }
+
+  #free(sequence: Sequence): void {
+    const { cache, attention, node } = sequence.memory!;
+    if (node) this.prefixes!.release(node);
+    attention[Symbol.dispose]();
+    cache[Symbol.dispose]();
+    sequence.memory = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.prefixes?.[Symbol.dispose]();
+  }
+}

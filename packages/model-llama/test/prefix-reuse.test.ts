@@ -1,0 +1,217 @@
+import { describe, expect, it } from 'vitest';
+import type { AttentionOptions, LoadOptions } from '../src/api.js';
+import type { EngineRequest } from '../src/engine.js';
+import { createModelHost, type ModelHost } from '../src/model-host.js';
+import { type Outcome, runAll, submit } from './collect.js';
+import { hashedIntegers } from './hashed-values.js';
+import { randomCheckpoint, tensorShapes } from './random-checkpoint.js';
+
+// 4 layers (0 dense), 4 query heads on 2 KV heads. Pages of 64 tokens.
+const config = {
+  architecture: 'llama',
+  vocabSize: 96,
+  hiddenSize: 64,
+  intermediateSize: 96,
+  layers: 4,
+  queryHeads: 4,
+  kvHeads: 2,
+  headDim: 32,
+  maxPositions: 4096,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10_000,
+  ropeScaling: { type: 'default' },
+  tiedEmbeddings: false,
+} as const;
+const model = { name: 'prefix', config, tensors: tensorShapes(config) };
+const host = (options: LoadOptions = {}) =>
+  createModelHost(randomCheckpoint(model), { cacheBytes: 2 ** 28, threads: 2, ...options });
+
+const words = (name: string, tokens: number) => hashedIntegers(`prefix-reuse/${name}`, tokens, config.vocabSize);
+const join = (...parts: (Int32Array | number[])[]) => Int32Array.from(parts.flatMap((part) => [...part]));
+
+const DENSE: AttentionOptions = { policy: 'dense' };
+const SAMPLED: AttentionOptions = { policy: 'magicpig', K: 6, L: 40, minContext: 0, window: 16 };
+const request = (prompt: Int32Array, attention: AttentionOptions, maxTokens = 40): EngineRequest => ({
+  prompt,
+  attention,
+  maxTokens,
+  ignoreEos: true,
+  temperature: 0.7,
+});
+
+/** What a request gets from an engine that has seen nothing before. */
+async function fresh(one: EngineRequest): Promise<Outcome> {
+  using parts = await host({ prefixCache: 'off' });
+  return runAll(parts.engine, [one])[0]!;
+}
+
+const run = (parts: ModelHost, one: EngineRequest) => runAll(parts.engine, [one])[0]!;
+const cachedTokens = (outcome: Outcome) => outcome.end!.usage.cachedTokens;
+/** Log-probabilities and tokens: equal only when all is equal to the last bit. */
+const stream = (outcome: Outcome) =>
+  outcome.events.flatMap((event) => (event.type === 'token' ? [[event.token, event.logprob]] : []));
+
+describe.each([
+  ['dense', DENSE],
+  ['magicpig', SAMPLED],
+  ['magicpig with a sampled question', { ...SAMPLED, sampledPromptTokens: 70 } as AttentionOptions],
+])('%s: reusing prompts changes nothing', (_, attention) => {
+  it('for the same prompt again', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const one = request(words('again', 600), attention);
+    const [first, second] = [run(parts, one), run(parts, one)];
+    expect(stream(first)).toEqual(stream(await fresh(one)));
+    expect(stream(second)).toEqual(stream(first));
+    expect(second.end!.attention).toEqual(first.end!.attention);
+    expect(cachedTokens(first)).toBe(0);
+    expect(cachedTokens(second)).toBeGreaterThanOrEqual(512);
+    expect(second.events[0]).toMatchObject({ type: 'prefill', total: 600 });
+  });
+
+  it('for other questions about the same document', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const document = words('document', 700);
+    for (let question = 0; question < 4; question += 1) {
+      const one = request(join(document, words(`question ${question}`, 30 + 50 * question)), attention);
+      const outcome = run(parts, one);
+      expect(stream(outcome)).toEqual(stream(await fresh(one)));
+      expect(cachedTokens(outcome)).toBe(question === 0 ? 0 : 640);
+    }
+  });
+
+  it('for prompts of all lengths around a page', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    run(parts, request(words('lengths', 200), attention, 1));
+    for (const length of [63, 64, 65, 66, 67, 127, 128, 129, 130, 192, 193, 194]) {
+      const one = request(words('lengths', 200).subarray(0, length), attention, 3);
+      expect(stream(run(parts, one))).toEqual(stream(await fresh(one)));
+    }
+  });
+
+  it('for requests that come at once', async () => {
+    using parts = await host({ prefixCache: 'prompts', maxSequences: 4 });
+    const document = words('crowd', 1500);
+    const requests = [0, 1, 2, 3].map((i) => request(join(document, words(`crowd ${i}`, 20 + i)), attention, 20));
+    const outcomes = runAll(parts.engine, requests);
+    for (const [i, one] of requests.entries()) expect(stream(outcomes[i]!)).toEqual(stream(await fresh(one)));
+    // One of them has read the document, the others followed at its heels.
+    const sum = outcomes.reduce((all, outcome) => all + cachedTokens(outcome), 0);
+    expect(sum).toBeGreaterThan(3 * 1300);
+  });
+});
+
+describe('a conversation', () => {
+  const turns = async (parts: ModelHost, attention: AttentionOptions) => {
+    const seen: { one: EngineRequest; outcome: Outcome }[] = [];
+    let text = words('system', 300);
+    for (let turn = 0; turn < 4; turn += 1) {
+      text = join(text, words(`user ${turn}`, 50));
+      const one = request(text, attention, 100);
+      const outcome = run(parts, one);
+      seen.push({ one, outcome });
+      text = join(text, outcome.tokens);
+    }
+    return seen;
+  };
+
+  it('with prompts reused gets the same answers as without', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    for (const { one, outcome } of await turns(parts, SAMPLED)) {
+      expect(stream(outcome)).toEqual(stream(await fresh(one)));
+    }
+  });
+
+  it.each([
+    ['dense', DENSE],
+    ['magicpig', SAMPLED],
+  ])('goes on from its own answers: %s', async (_, attention) => {
+    using parts = await host();
+    const seen = await turns(parts, attention);
+    expect(seen.map(({ outcome }) => cachedTokens(outcome))).toEqual([0, 448, 576, 704]);
+    // Every token of it is in the cache once.
+    using once = await host({ prefixCache: 'prompts' });
+    const last = seen.at(-1)!.one;
+    run(once, request(join(last.prompt, seen.at(-1)!.outcome.tokens), attention, 1));
+    expect(parts.cache.bytes).toBe(once.cache.bytes);
+  });
+
+  it('does not go on from answers that another policy gave', async () => {
+    using parts = await host();
+    const prompt = words('policies', 300);
+    const sampled = run(parts, request(prompt, SAMPLED, 200));
+    const dense = request(join(prompt, sampled.tokens), DENSE);
+    const outcome = run(parts, dense);
+    expect(cachedTokens(outcome)).toBe(256);
+    expect(stream(outcome)).toEqual(stream(await fresh(dense)));
+    const other = request(join(prompt, sampled.tokens), { ...SAMPLED, seed: 1 } as AttentionOptions);
+    expect(stream(run(parts, other))).toEqual(stream(await fresh(other)));
+  });
+});
+
+describe('tables', () => {
+  it('are gone on from, not built again', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    let indexed = 0;
+    const readKeys = parts.cache.readKeys.bind(parts.cache);
+    parts.cache.readKeys = (...[sequence, layer, head, begin, end, out]: Parameters<typeof readKeys>) => {
+      indexed += end - begin;
+      return readKeys(sequence, layer, head, begin, end, out);
+    };
+    const document = words('tables', 1500);
+    const keys = (question: string) => {
+      indexed = 0;
+      run(parts, request(join(document, words(question, 20)), SAMPLED, 2));
+      return indexed;
+    };
+    const heads = 3 * config.kvHeads;
+    expect(keys('first')).toBe(heads * (1520 - 4 - 16));
+    // 1472 tokens are whole pages; the rest up to the window is added.
+    expect(keys('second')).toBe(heads * (1520 - 16 - 1472));
+    expect(keys('first')).toBe(heads * (1520 - 16 - 1472));
+  });
+});
+
+describe('memory', () => {
+  it('that is kept gives way to requests, oldest first', async () => {
+    using sizes = await host();
+    const page = sizes.cache.bytesFor(1);
+    using parts = await host({ cacheBytes: 20 * page, prefixCache: 'all' });
+    const one = (name: string, pages: number) => request(words(name, pages * 64 - 10), DENSE, 10);
+    for (const name of ['a', 'b', 'c']) run(parts, one(name, 6));
+    expect(parts.engine.stats.prefixBytes).toBe(15 * page); // whole pages
+    expect(cachedTokens(run(parts, one('a', 6)))).toBe(5 * 64);
+    run(parts, one('d', 10)); // takes the place of b
+    expect(parts.engine.stats.cacheBytesUsed).toBeLessThanOrEqual(20 * page);
+    expect(cachedTokens(run(parts, one('a', 6)))).toBe(5 * 64);
+    expect(cachedTokens(run(parts, one('b', 6)))).toBe(0);
+  });
+
+  it('is all there for a request that needs it, even what it would go on from', async () => {
+    using sizes = await host();
+    const page = sizes.cache.bytesFor(1);
+    const prompt = words('all of it', 64 * 9);
+    // The second request fits, but not beside the first one's tables.
+    using parts = await host({ cacheBytes: 10 * page + 2 ** 20 + 2 ** 12 });
+    run(parts, request(prompt, SAMPLED, 2));
+    expect(parts.engine.stats.prefixBytes).toBeGreaterThan(9 * page);
+    const larger = run(parts, request(prompt, SAMPLED, 64));
+    expect(larger.tokens.length).toBe(64);
+  });
+
+  it('of an aborted request is kept', async () => {
+    using parts = await host();
+    const one = request(words('aborted', 1500), DENSE);
+    const { id } = submit(parts.engine, one);
+    parts.engine.step();
+    const { prefixBytes } = parts.engine.stats;
+    parts.engine.abort(id);
+    expect(parts.engine.stats).toMatchObject({ running: 0, cacheBytesUsed: prefixBytes, prefixBytes });
+    expect(cachedTokens(run(parts, one))).toBe((prefixBytes / parts.cache.bytesFor(64)) * 64);
+  });
+
+  it('is in use no longer than its requests with the cache off', async () => {
+    using parts = await host({ prefixCache: 'off' });
+    run(parts, request(words('off', 300), SAMPLED));
+    expect(parts.engine.stats).toMatchObject({ cacheBytesUsed: 0, prefixBytes: 0 });
+  });
+});
