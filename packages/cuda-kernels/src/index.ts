@@ -41,6 +41,15 @@ export { sketchFlips } from './kernels/sketch-flips.js';
 export { type SketchSizes, sketchLengths } from './kernels/sketch-sizes.js';
 export { swiglu } from './kernels/swiglu.js';
 export { type TableSizes, tableBuild, tableBuildWorkspace } from './kernels/table-build.js';
+export {
+  packWeight,
+  unpackWeight,
+  type WeightKind,
+  type WeightMatrix,
+  type WeightSourceType,
+  weightLengths,
+  weightSourceBytes,
+} from './kernels/weights.js';
 export { type KvView, kvView, PAGE_TOKENS } from './kv-view.js';
 export { PinnedArray } from './pinned-array.js';
 export { Stream } from './stream.js';

@@ -39,6 +39,15 @@ export interface Native {
   pinArray(array: ArrayBufferView): Result<Address>;
   unpin(address: Address): Status;
   copy(stream: Address, to: Address, from: Address, bytes: number): Status;
+  copyMatrix(
+    stream: Address,
+    to: Address,
+    toPitch: number,
+    from: Address,
+    fromPitch: number,
+    width: number,
+    rows: number,
+  ): Status;
   /** Returns when `array` may be used again. */
   copyArray(stream: Address, device: Address, array: ArrayBufferView, upload: boolean): Status;
   fillBytes(stream: Address, to: Address, value: number, bytes: number): Status;
@@ -76,6 +85,8 @@ export interface Native {
   fillNormal(...args: number[]): Status;
   linear(...args: (number | boolean)[]): Status;
   linearGated(...args: number[]): Status;
+  packWeight(...args: number[]): Status;
+  unpackWeight(...args: number[]): Status;
   gemm(...args: (number | boolean)[]): Status;
   openCublasLt(): { open: boolean; path: string; whyNot: string; workspaceBytes: number };
   multiplyCublasLt(...args: (number | boolean)[]): Status;

@@ -1,11 +1,12 @@
 import type { Device } from './device.js';
 import type { DeviceArray } from './device-array.js';
-import type { DType } from './dtype.js';
+import { type DType, ELEMENT_BYTES } from './dtype.js';
 import { DisposedError, InvalidArgumentError } from './errors.js';
 import type { Event } from './event.js';
 import { Graph } from './graph.js';
 import { type Address, type Native, type Status, SUCCESS } from './native.js';
 import type { PinnedArray } from './pinned-array.js';
+import { checkInteger } from './validate.js';
 
 /** A queue of work on a device: copies and kernels run in the order in which they were queued. */
 export class Stream implements Disposable {
@@ -24,18 +25,50 @@ export class Stream implements Disposable {
 
   /** Queues a copy of all of `from` to the beginning of `to`; between pinned host memory and the device, or within the device. */
   copy<T extends DType>(to: DeviceArray<T> | PinnedArray<T>, from: DeviceArray<T> | PinnedArray<T>): void {
-    if (to.dtype !== from.dtype) {
-      throw new InvalidArgumentError(`A copy does not convert: to is ${to.dtype}, from ${from.dtype}.`);
-    }
+    this.#checkCopy(to, from);
     if (from.length > to.length) {
       throw new InvalidArgumentError(`to holds ${to.length} elements, from ${from.length}.`);
-    }
-    if (to.device !== this.device || from.device !== this.device) {
-      throw new InvalidArgumentError('Both arrays of a copy must belong to the Device of the stream.');
     }
     const [target, source] = [to.address, from.address];
     const bytes = 'bytes' in from ? from.bytes : from.host.byteLength;
     if (bytes > 0) this.run('copying', (native, stream) => native.copy(stream, target, source, bytes));
+  }
+
+  /**
+   * Queues a copy of `rows` rows of `width` elements each; strides count elements. Between pinned host memory and the device, or
+   * within the device.
+   */
+  copyMatrix<T extends DType>(
+    to: DeviceArray<T> | PinnedArray<T>,
+    from: DeviceArray<T> | PinnedArray<T>,
+    shape: {
+      rows: number;
+      width: number;
+      toStride: number;
+      fromStride: number;
+      toOffset?: number;
+      fromOffset?: number;
+    },
+  ): void {
+    this.#checkCopy(to, from);
+    const { rows, width, toStride, fromStride, toOffset = 0, fromOffset = 0 } = shape;
+    for (const [name, value] of Object.entries({ rows, width, toOffset, fromOffset })) checkInteger(name, value, 0);
+    for (const [name, array, stride, offset] of [
+      ['to', to, toStride, toOffset],
+      ['from', from, fromStride, fromOffset],
+    ] as const) {
+      checkInteger(`${name}Stride`, stride, width);
+      const needed = rows === 0 ? 0 : offset + (rows - 1) * stride + width;
+      if (array.length < needed) {
+        throw new InvalidArgumentError(`${name} holds ${array.length} elements, but the copy touches ${needed}.`);
+      }
+    }
+    const size = ELEMENT_BYTES[to.dtype];
+    const [target, source] = [to.address + toOffset * size, from.address + fromOffset * size];
+    if (rows === 0 || width === 0) return;
+    this.run('copying', (native, stream) =>
+      native.copyMatrix(stream, target, toStride * size, source, fromStride * size, width * size, rows),
+    );
   }
 
   /** Queues setting every byte of `array`; 0 by default. */
@@ -115,5 +148,14 @@ export class Stream implements Disposable {
   cublasLtWorkspace(): Address {
     this.#cublasLtWorkspace ??= this.device.array('u8', this.device.cublasLtWorkspaceBytes);
     return this.#cublasLtWorkspace.address;
+  }
+
+  #checkCopy(to: DeviceArray | PinnedArray, from: DeviceArray | PinnedArray): void {
+    if (to.dtype !== from.dtype) {
+      throw new InvalidArgumentError(`A copy does not convert: to is ${to.dtype}, from ${from.dtype}.`);
+    }
+    if (to.device !== this.device || from.device !== this.device) {
+      throw new InvalidArgumentError('Both arrays of a copy must belong to the Device of the stream.');
+    }
   }
 }

@@ -16,6 +16,7 @@ import {
   linear,
   linearGated,
   mergeAttention,
+  packWeight,
   projectionLength,
   rmsNorm,
   rope,
@@ -29,6 +30,7 @@ import {
   sketchFlips,
   swiglu,
   tableBuild,
+  unpackWeight,
 } from '../src/index.js';
 import { FakeNative } from './fake-native.js';
 
@@ -104,7 +106,7 @@ const KERNELS: Record<string, Kernel> = {
     wrong: { width: 6 },
   },
   convert: { run: convert, arrays: { out: ['bf16', 33], x: ['f32', 33] }, sizes: { count: 33 }, wrong: { count: 0.5 } },
-  fillNormal: { run: fillNormal, arrays: {}, sizes: { seed: 1 }, wrong: { seed: -1, deviation: Number.NaN } },
+  fillNormal: { run: fillNormal, arrays: {}, sizes: { seed: 1 }, wrong: { seed: -1, first: 2, deviation: Number.NaN } },
   'linear, few rows': {
     run: linear,
     arrays: { out: ['f32', 3 * 20], x: ['bf16', 3 * 40], weight: ['bf16', 20 * 40], bias: ['f32', 20] },
@@ -116,6 +118,27 @@ const KERNELS: Record<string, Kernel> = {
     arrays: { out: ['f32', 30 * 20], x: ['bf16', 30 * 40], weight: ['bf16', 20 * 40] },
     sizes: { rows: 30, outputs: 20, inputs: 40 },
     wrong: {},
+  },
+  'linear, 8-bit blocks': {
+    run: (stream: Stream, { values, scales, ...rest }: Args) =>
+      linear(stream, { ...rest, weight: { kind: 'q8', values, scales } } as never),
+    arrays: { out: ['f32', 3 * 20], x: ['bf16', 3 * 96], values: ['u8', 20 * 128], scales: ['u16', 20 * 4] },
+    sizes: { rows, outputs: 20, inputs: 96 },
+    wrong: { inputs: 40, rows: 17 },
+  },
+  packWeight: {
+    run: (stream: Stream, { values, scales, ...rest }: Args) =>
+      packWeight(stream, { ...rest, weight: { kind: 'q4', values, scales } } as never),
+    arrays: { source: ['u8', 3 * 2 * 144], values: ['u8', 5 * 256], scales: ['u16', 5 * 32] },
+    sizes: { type: 'q4_k', rows, columns: 512, firstRow: 2 },
+    wrong: { columns: 96, rows: -1, firstRow: 0.5, type: 'q3_k' },
+  },
+  unpackWeight: {
+    run: (stream: Stream, { values, scales, ...rest }: Args) =>
+      unpackWeight(stream, { ...rest, weight: { kind: 'q8', values, scales } } as never),
+    arrays: { out: ['bf16', 3 * 32], indices: ['i32', 3], values: ['u8', 7 * 64], scales: ['u16', 14] },
+    sizes: { rows, columns: 32, matrixRows: 7 },
+    wrong: { columns: 40, matrixRows: -1 },
   },
   linearGated: {
     run: linearGated,

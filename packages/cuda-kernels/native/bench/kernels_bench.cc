@@ -98,13 +98,13 @@ class Bench {
 // Random values drawn on the device; poison or zeros could run faster than data does.
 std::unique_ptr<DeviceBuffer<bf16>> random_bf16(size_t count, uint64_t seed) {
   auto buffer = std::make_unique<DeviceBuffer<bf16>>(count);
-  CHECK_CUDA(fill_normal(nullptr, nullptr, buffer->get(), static_cast<int64_t>(count), seed, 0.0f, 1.0f));
+  CHECK_CUDA(fill_normal(nullptr, nullptr, buffer->get(), static_cast<int64_t>(count), seed, 0.0f, 1.0f, 0));
   CHECK_CUDA(cudaDeviceSynchronize());
   return buffer;
 }
 std::unique_ptr<DeviceBuffer<float>> random_f32(size_t count, uint64_t seed) {
   auto buffer = std::make_unique<DeviceBuffer<float>>(count);
-  CHECK_CUDA(fill_normal(nullptr, buffer->get(), nullptr, static_cast<int64_t>(count), seed, 0.0f, 1.0f));
+  CHECK_CUDA(fill_normal(nullptr, buffer->get(), nullptr, static_cast<int64_t>(count), seed, 0.0f, 1.0f, 0));
   CHECK_CUDA(cudaDeviceSynchronize());
   return buffer;
 }
@@ -123,7 +123,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
   {
     const size_t bytes = (size_t{2} << 30) / scale;
     DeviceBuffer<char> from(bytes), to(bytes);
-    CHECK_CUDA(fill_normal(nullptr, reinterpret_cast<float*>(from.get()), nullptr, static_cast<int64_t>(bytes / 4), 1, 0.0f, 1.0f));
+    CHECK_CUDA(fill_normal(nullptr, reinterpret_cast<float*>(from.get()), nullptr, static_cast<int64_t>(bytes / 4), 1, 0.0f, 1.0f, 0));
     CHECK_CUDA(cudaDeviceSynchronize());
     b.copy_rate = 2.0 * static_cast<double>(bytes) / b.time([&](int) { return cudaMemcpyAsync(to.get(), from.get(), bytes, cudaMemcpyDeviceToDevice, s); }) / 1e6;
     void* pinned = nullptr;
@@ -189,13 +189,37 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     for (const int r : {1, 4, 8, 16}) {
       for (const int outputs : {small ? 256 : hidden, wide}) {
         b.add("linear", text("%d rows, %d x %d", r, outputs, hidden), 2.0 * outputs * hidden + r * (2.0 * hidden + 4.0 * outputs), 0,
-              [&, r, outputs](int i) { return linear(s, out.get(), x->get(), weights[i % copies]->get(), nullptr, r, outputs, hidden, false); });
+              [&, r, outputs](int i) { return linear(s, out.get(), x->get(), bf16_weight(weights[i % copies]->get()), nullptr, r, outputs, hidden, false); });
       }
       b.add("linear_gated", text("%d rows, 2 * %d x %d", r, wide / 2, hidden), 2.0 * wide * hidden + r * (2.0 * hidden + 1.0 * wide), 0,
-            [&, r](int i) { return linear_gated(s, out_bf16.get(), x->get(), weights[i % copies]->get(), r, wide / 2, hidden); });
+            [&, r](int i) { return linear_gated(s, out_bf16.get(), x->get(), bf16_weight(weights[i % copies]->get()), r, wide / 2, hidden); });
       if (library.is_open()) {
         b.add("linear by cuBLASLt", text("%d rows, %d x %d", r, wide, hidden), 2.0 * wide * hidden + r * (2.0 * hidden + 4.0 * wide), 0,
               [&, r](int i) { return library.multiply(s, out.get(), x->get(), weights[i % copies]->get(), r, wide, hidden, false, workspace.get()); });
+      }
+    }
+  }
+
+  if (b.wanted("linear")) {
+    const int copies = small ? 1 : 8, wide = small ? 512 : 2 * ffn;
+    const auto x = random_bf16(static_cast<size_t>(16) * hidden, 31);
+    const auto source = random_bf16(static_cast<size_t>(wide) * hidden, 32);
+    DeviceBuffer<float> out(static_cast<size_t>(16) * wide);
+    for (const auto& [kind, name] : {std::pair{WeightKind::kQ8, "linear, 8-bit blocks"}, {WeightKind::kQ4, "linear, 4-bit blocks"}}) {
+      const size_t values = static_cast<size_t>(wide) * weight_value_bytes(kind, hidden), scales = static_cast<size_t>(wide) * weight_scale_bytes(kind, hidden);
+      std::vector<std::unique_ptr<DeviceBuffer<char>>> weights;
+      const auto view = [&](int i) {
+        char* memory = weights[i % copies]->get();
+        return WeightView{kind, memory, reinterpret_cast<uint16_t*>(memory + values)};
+      };
+      for (int i = 0; i < copies; ++i) {
+        weights.push_back(std::make_unique<DeviceBuffer<char>>(values + scales));
+        CHECK_CUDA(pack_weight(nullptr, view(i), 0, source->get(), SourceType::kBf16, wide, hidden));
+      }
+      CHECK_CUDA(cudaDeviceSynchronize());
+      for (const int r : {1, 4, 16}) {
+        b.add(name, text("%d rows, %d x %d", r, wide, hidden), static_cast<double>(values + scales) + r * (2.0 * hidden + 4.0 * wide), 0,
+              [&, r](int i) { return linear(s, out.get(), x->get(), view(i), nullptr, r, wide, hidden, false); });
       }
     }
   }

@@ -19,6 +19,7 @@
 #include "../kernels/simhash.h"
 #include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
+#include "../kernels/weights.h"
 #include "../runtime/cublaslt.h"
 
 namespace magicpig {
@@ -76,6 +77,27 @@ cudaError_t decode(cudaStream_t stream, float* out_f32, bf16* out_bf16, float* l
                    int64_t sequence_stride, int max_keys, int split, float scale) {
   return attention_decode(stream, out_f32, out_bf16, lse, workspace, q, KvView{k, v, pages, page_stride, token_stride, head_stride}, lengths,
                           DecodeShape{sequences, query_heads, kv_heads, head_dim, pages_stride, sequence_stride, max_keys, split, scale});
+}
+
+cudaError_t linear_view(cudaStream_t stream, float* out, const bf16* x, int kind, void* values, uint16_t* scales, const float* bias, int rows,
+                        int outputs, int inputs, bool accumulate) {
+  return linear(stream, out, x, WeightView{static_cast<WeightKind>(kind), values, scales}, bias, rows, outputs, inputs, accumulate);
+}
+
+cudaError_t linear_gated_view(cudaStream_t stream, bf16* out, const bf16* x, int kind, void* values, uint16_t* scales, int rows, int width,
+                              int inputs) {
+  return linear_gated(stream, out, x, WeightView{static_cast<WeightKind>(kind), values, scales}, rows, width, inputs);
+}
+
+cudaError_t pack_view(cudaStream_t stream, int kind, void* values, uint16_t* scales, int64_t first_row, const void* source, int type, int rows,
+                 int columns) {
+  return pack_weight(stream, WeightView{static_cast<WeightKind>(kind), values, scales}, first_row, source, static_cast<SourceType>(type), rows,
+                     columns);
+}
+
+cudaError_t unpack_view(cudaStream_t stream, float* out_f32, bf16* out_bf16, int kind, void* values, uint16_t* scales, const int32_t* indices,
+                   int rows, int columns, int matrix_rows) {
+  return unpack_weight(stream, out_f32, out_bf16, WeightView{static_cast<WeightKind>(kind), values, scales}, indices, rows, columns, matrix_rows);
 }
 
 cudaError_t hash(cudaStream_t stream, uint16_t* codes, float* inverse_norms, int32_t* non_finite, const void* x, bool x_bf16,
@@ -162,6 +184,10 @@ cudaError_t unpin(void* pointer) {
 }
 cudaError_t copy(cudaStream_t stream, void* to, const void* from, int64_t bytes) {
   return cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream);
+}
+cudaError_t copy_matrix(cudaStream_t stream, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t width, int64_t rows) {
+  return cudaMemcpy2DAsync(to, static_cast<size_t>(to_pitch), from, static_cast<size_t>(from_pitch), static_cast<size_t>(width),
+                           static_cast<size_t>(rows), cudaMemcpyDefault, stream);
 }
 cudaError_t fill_bytes(cudaStream_t stream, void* to, int value, int64_t bytes) {
   return cudaMemsetAsync(to, value, static_cast<size_t>(bytes), stream);
@@ -379,6 +405,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("pinArray", pin_array);
   add("unpin", released<void*, unpin>);
   add("copy", exported<copy>);
+  add("copyMatrix", exported<copy_matrix>);
   add("copyArray", copy_array);
   add("fillBytes", exported<fill_bytes>);
   add("createStream", create_stream);
@@ -411,8 +438,10 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("toBf16", exported<static_cast<cudaError_t (*)(cudaStream_t, bf16*, const float*, int64_t)>(to_bf16)>);
   add("toF32", exported<to_f32>);
   add("fillNormal", exported<fill_normal>);
-  add("linear", exported<linear>);
-  add("linearGated", exported<linear_gated>);
+  add("linear", exported<linear_view>);
+  add("linearGated", exported<linear_gated_view>);
+  add("packWeight", exported<pack_view>);
+  add("unpackWeight", exported<unpack_view>);
   add("gemm", exported<gemm>);
   add("openCublasLt", open_cublaslt);
   add("multiplyCublasLt", multiply_cublaslt);

@@ -510,6 +510,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return cudaSuccess;
   return emulator::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
 }
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t rows, cudaMemcpyKind,
+                              cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) return report(cudaErrorInvalidValue);
+  if (width == 0 || rows == 0) return cudaSuccess;
+  return emulator::enqueue(stream, [=] {
+    for (size_t row = 0; row < rows; ++row) std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+  });
+}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   return emulator::enqueue(stream, [=] { std::memset(to, value, bytes); });

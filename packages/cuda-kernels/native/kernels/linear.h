@@ -2,21 +2,21 @@
 #ifndef MAGICPIG_KERNELS_LINEAR_H_
 #define MAGICPIG_KERNELS_LINEAR_H_
 
-#include "../device/bf16.h"
+#include "weights.h"
 
 namespace magicpig {
 
 constexpr int kMaxLinearRows = 16;
 
-// out [rows][outputs] f32 = x [rows][inputs] bf16 * weight [outputs][inputs] bf16, transposed, + bias [outputs] f32 (may be
-// null), added to what out holds when `accumulate`. rows is 1..16, inputs a multiple of 8. A row's sums are taken in an order
-// that depends on `inputs` alone.
-cudaError_t linear(cudaStream_t stream, float* out, const bf16* x, const bf16* weight, const float* bias, int rows, int outputs,
+// out [rows][outputs] f32 = x [rows][inputs] bf16 * weight [outputs][inputs], transposed, + bias [outputs] f32 (may be
+// null), added to what out holds when `accumulate`. rows is 1..16, inputs a multiple of 8, of 32 for quantised weights. A row's
+// sums are taken in an order that depends on `inputs` and the kind of weights alone.
+cudaError_t linear(cudaStream_t stream, float* out, const bf16* x, const WeightView& weight, const float* bias, int rows, int outputs,
                    int inputs, bool accumulate);
 
 // SwiGLU's two products and the activation in one pass: out [rows][width] bf16 = silu(x G^T) * (x U^T), weight
-// [2 width][inputs] bf16 holding G, then U. width is a multiple of 8.
-cudaError_t linear_gated(cudaStream_t stream, bf16* out, const bf16* x, const bf16* weight, int rows, int width, int inputs);
+// [2 width][inputs] holding G, then U. width is a multiple of 8.
+cudaError_t linear_gated(cudaStream_t stream, bf16* out, const bf16* x, const WeightView& weight, int rows, int width, int inputs);
 
 namespace reference {
 

@@ -13,6 +13,7 @@
 #include "../kernels/simhash.h"
 #include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
+#include "../kernels/weights.h"
 
 namespace magicpig::test {
 
@@ -246,9 +247,28 @@ void test_segment_layout() {
   }
 }
 
+void test_weight_pairs() {
+  std::set<int> places, bits;
+  for (int i = 0; i < kWeightPair; ++i) EXPECT(places.insert(pair_place(i)).second && pair_place(i) >= 0 && pair_place(i) < kWeightPair);
+  // What a lane loads is its eight inputs of the first block, then of the second.
+  for (int lane = 0; lane < 4; ++lane) {
+    for (int e = 0; e < 8; ++e) {
+      EXPECT(pair_place(8 * lane + e) == 16 * lane + e);
+      EXPECT(pair_place(kWeightBlock + 8 * lane + e) == 16 * lane + 8 + e);
+    }
+  }
+  for (int e = 0; e < 8; ++e) EXPECT(nibble_bit(e) % 4 == 0 && bits.insert(nibble_bit(e)).second);
+  for (int e = 0; e < 8; e += 2) EXPECT(nibble_bit(e + 1) == nibble_bit(e) + 16 && nibble_bit(e) == 2 * e);
+  for (const int columns : {32, 64, 96, 4096}) {
+    EXPECT(weight_value_bytes(WeightKind::kQ8, columns) >= columns && weight_value_bytes(WeightKind::kQ8, columns) % 64 == 0);
+    EXPECT(2 * weight_value_bytes(WeightKind::kQ4, columns) == weight_value_bytes(WeightKind::kQ8, columns));
+  }
+}
+
 }  // namespace
 
 int test_layout() {
+  test_weight_pairs();
   test_swizzle();
   test_fragments();
   test_causal_tiles();
