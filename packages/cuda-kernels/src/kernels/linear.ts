@@ -37,19 +37,20 @@ export function linear(
     use?: 'any' | 'own';
   },
 ): void {
+  const matrix = asMatrix(args.weight);
   const rows = checkInteger('rows', args.rows, 0);
+  if (rows > FEW_ROWS && matrix.kind !== 'bf16') {
+    throw new InvalidArgumentError(
+      `rows must be at most ${FEW_ROWS} with quantised weights, not ${rows}; unpack them.`,
+    );
+  }
   const outputs = checkInteger('outputs', args.outputs, 1);
   const inputs = checkMultiple('inputs', args.inputs, 8);
   const accumulate = args.accumulate ?? false;
   const out = checkArray(stream, 'out', args.out, 'f32', rows * outputs);
   const x = checkArray(stream, 'x', args.x, 'bf16', rows * inputs);
-  const view = checkWeight(stream, asMatrix(args.weight), outputs, inputs, 'inputs');
-  const [kind, weight] = view;
-  if (rows > FEW_ROWS && kind !== 0) {
-    throw new InvalidArgumentError(
-      `rows must be at most ${FEW_ROWS} with quantised weights, not ${rows}; unpack them.`,
-    );
-  }
+  const view = checkWeight(stream, matrix, outputs, inputs, 'inputs');
+  const weight = view[1];
   const bias = checkOptional(stream, 'bias', args.bias, 'f32', outputs);
   if (rows === 0) return;
   const own = (native: Native, queue: Address) =>
