@@ -62,7 +62,7 @@ int main(int argc, char** argv) {
   // As many heads as keep a query's buckets out of the caches.
   constexpr int kHeads = 8;
   std::vector<HeadIndex> heads;
-  for (int h = 0; h < kHeads; ++h) heads.emplace_back(bits, tables);
+  for (int h = 0; h < kHeads; ++h) heads.emplace_back(TablesShape{bits, tables});
   const double build = Median(kHeads, [&](int h) {
     heads[h].Append(*pool, n, [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
       for (size_t r = 0; r < rows; ++r) {
@@ -88,18 +88,22 @@ int main(int argc, char** argv) {
   });
 
   QueryScratch query_scratch;
-  Buffer<uint32_t> ids;
+  Found out[4];
   size_t found = 0;
-  double query = 1e9;
+  double query = 1e9, query_four = 1e9;
   for (int repeat = 0; repeat < 3; ++repeat) {
     query = std::min(query, Median(kQueries, [&](int i) {
-      found += heads[i % kHeads].Query(kernels, query_codes.data() + size_t(i) * tables, n, 2, query_scratch, ids);
+      heads[i % kHeads].Query(kernels, query_codes.data() + size_t(i) * tables, 1, n, 2, false, query_scratch, out);
+      found += out[0].count;
+    }));
+    query_four = std::min(query_four, Median(kQueries / 4, [&](int i) {
+      heads[i % kHeads].Query(kernels, query_codes.data() + size_t(i) * 4 * tables, 4, n, 2, false, query_scratch, out);
     }));
   }
   std::printf(
       "{\"isa\": \"%s\", \"keys\": %u, \"bits\": %u, \"tables\": %u, \"dim\": %u, \"hash_us_per_key\": %.3f, "
-      "\"hash_query_us\": %.2f, \"hash_group_of_4_us_per_query\": %.2f, \"build_ms\": %.2f, \"query_us\": %.2f, \"share\": %.4f, "
+      "\"hash_query_us\": %.2f, \"hash_group_of_4_us_per_query\": %.2f, \"build_ms\": %.2f, \"query_us\": %.2f, \"query_group_of_4_us_per_query\": %.2f, \"share\": %.4f, "
       "\"bytes_per_key\": %.1f}\n",
-      kernels.isa, n, bits, tables, dim, hash / n, hash_one, hash_four / 4, build / 1000, query,
+      kernels.isa, n, bits, tables, dim, hash / n, hash_one, hash_four / 4, build / 1000, query, query_four / 4,
       double(found) / 3 / kQueries / n, double(heads[0].bytes()) / n);
 }

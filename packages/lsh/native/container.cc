@@ -140,27 +140,27 @@ uint32_t Crc32(uint32_t crc, const void* data, size_t bytes) {
 }
 
 void ContainerWriter::Add(uint32_t index, uint32_t kind, const void* data, size_t bytes) {
-  if (sections_.empty() || sections_.back().index != index || sections_.back().kind != kind) {
-    sections_.push_back({index, kind, 0, {}});
-  }
-  Section& section = sections_.back();
+  Section& section = sections_[{index, kind}];
   section.bytes += bytes;
   if (bytes > 0) section.pieces.push_back({data, bytes});
 }
 
 size_t ContainerWriter::bytes() const {
   size_t end = sizeof(Header) + sections_.size() * sizeof(Entry);
-  for (const Section& section : sections_) end = Align(end) + section.bytes;
+  for (const auto& [name, section] : sections_) end = Align(end) + section.bytes;
   return end;
 }
 
 template <typename Put>
 void ContainerWriter::Emit(const magicpig_pool& pool, Put&& put) const {
-  std::vector<Entry> table(sections_.size());
-  ParallelFor(pool, static_cast<uint32_t>(sections_.size()), [&](uint32_t s, uint32_t) {
-    uint32_t crc = 0;
-    for (const Piece& piece : sections_[s].pieces) crc = Crc32(crc, piece.data, piece.bytes);
-    table[s] = {sections_[s].index, sections_[s].kind, 0, sections_[s].bytes, crc, 0};
+  std::vector<Entry> table;
+  std::vector<const Section*> sections;
+  for (const auto& [name, section] : sections_) {
+    table.push_back({name.first, name.second, 0, section.bytes, 0, 0});
+    sections.push_back(&section);
+  }
+  ParallelFor(pool, static_cast<uint32_t>(table.size()), [&](uint32_t s, uint32_t) {
+    for (const Piece& piece : sections[s]->pieces) table[s].crc = Crc32(table[s].crc, piece.data, piece.bytes);
   });
   size_t end = sizeof(Header) + table.size() * sizeof(Entry);
   for (Entry& entry : table) end = (entry.offset = Align(end)) + entry.bytes;
@@ -179,10 +179,10 @@ void ContainerWriter::Emit(const magicpig_pool& pool, Put&& put) const {
   put(&header, sizeof header);
   put(table.data(), table.size() * sizeof(Entry));
   size_t at = sizeof header + table.size() * sizeof(Entry);
-  for (const Section& section : sections_) {
+  for (const Section* section : sections) {
     put(kZeros, Align(at) - at);
-    for (const Piece& piece : section.pieces) put(piece.data, piece.bytes);
-    at = Align(at) + section.bytes;
+    for (const Piece& piece : section->pieces) put(piece.data, piece.bytes);
+    at = Align(at) + section->bytes;
   }
 }
 

@@ -11,9 +11,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../include/magicpig/pool.h"
@@ -48,7 +50,7 @@ class ContainerWriter {
  public:
   explicit ContainerWriter(ContainerKind kind) : kind_(kind) {}
 
-  // Adds bytes to section (index, kind), which must be the last one or come behind it.
+  // Adds bytes to section (index, kind).
   void Add(uint32_t index, uint32_t kind, const void* data, size_t bytes);
 
   // Of the file.
@@ -65,8 +67,7 @@ class ContainerWriter {
     size_t bytes;
   };
   struct Section {
-    uint32_t index, kind;
-    size_t bytes;
+    size_t bytes = 0;
     std::vector<Piece> pieces;
   };
   // Calls put(data, bytes) for the whole file in order.
@@ -74,7 +75,7 @@ class ContainerWriter {
   void Emit(const magicpig_pool& pool, Put&& put) const;
 
   ContainerKind kind_;
-  std::vector<Section> sections_;
+  std::map<std::pair<uint32_t, uint32_t>, Section> sections_;  // by (index, kind)
 };
 
 // An open file, or a copy of its bytes. Opening checks the header, the table and the bounds of all sections, so that it takes no

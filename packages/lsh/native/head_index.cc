@@ -12,134 +12,123 @@ namespace {
 // Comparing a query with this many codes costs about as much as looking into one more segment.
 constexpr uint32_t kTailKeys = 1024;
 constexpr uint32_t kMostTailKeys = 8192;
-// Counters of eight bits cannot overflow up to here.
-constexpr uint32_t kMostTables8 = 255;
-// Buckets that are counted together while the next ones are fetched from memory. Fetching and counting share the few
-// buffers for lines on their way to L1, so that alternating in larger steps is faster than one prefetch now and then.
-constexpr size_t kBatch = 32;
-// Longer buckets are counted where they are.
-constexpr uint32_t kLongBucket = 512;
 
-// Into L2. Always inlined: GCC takes a function of prefetches alone for one without effects, and drops the call.
-[[gnu::always_inline]] inline void Prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+// A segment should not hold far fewer keys than it has buckets.
+uint32_t TailLimit(TablesShape shape) { return std::clamp(shape.buckets() / 4, kTailKeys, kMostTailKeys); }
 
-// The first four lines without a test for each (the last one again, if there are fewer): the number of lines is hard to
-// predict.
-[[gnu::always_inline]] inline void PrefetchBucket(const Bucket& bucket) {
-  constexpr size_t kLine = 64, kLines = 4;
-  const char* first = reinterpret_cast<const char*>(bucket.ids);
-  const char* last = first + (bucket.count == 0 ? 0 : bucket.count * sizeof *bucket.ids - 1);
-  for (size_t line = 0; line < kLines; ++line) Prefetch(std::min(first + line * kLine, last));
-  for (const char* at = first + kLines * kLine; at <= last; at += kLine) Prefetch(at);
-}
-
-template <typename Counter>
-void Count(Counter* counters, const uint16_t* ids, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    uint64_t four;
-    std::memcpy(&four, ids + i, sizeof four);
-    ++counters[four & 0xffff];
-    ++counters[four >> 16 & 0xffff];
-    ++counters[four >> 32 & 0xffff];
-    ++counters[four >> 48];
-  }
-  for (; i < n; ++i) ++counters[ids[i]];
-}
-
-size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr uint32_t kSegmentCounts = FourCc("SEGS"), kStarts = FourCc("STRT"), kIds = FourCc("IDS "), kTail = FourCc("TAIL");
 
 }  // namespace
 
-HeadIndex::HeadIndex(uint32_t bits, uint32_t tables)
-    : bits_(bits),
-      tables_(tables),
-      // A segment should not hold far fewer keys than it has buckets.
-      tail_limit_(std::clamp(buckets() / 4, kTailKeys, kMostTailKeys)) {}
+HeadIndex::HeadIndex(TablesShape shape) : shape_(shape), tail_limit_(TailLimit(shape)) {}
 
 size_t HeadIndex::bytes() const {
-  size_t sum = sizeof(HeadIndex) + segments_.capacity() * sizeof(Segment) + tail_.bytes();
-  for (const Segment& segment : segments_) sum += segment.starts.bytes() + segment.ids.bytes();
+  size_t sum = sizeof(HeadIndex) + segments_.capacity() * sizeof(Segment) + own_tail_.bytes();
+  for (const Segment& segment : segments_) sum += segment.owned_bytes();
   return sum;
 }
 
-Segment HeadIndex::Allocate(uint32_t count) const {
-  Segment segment;
-  segment.count = count;
-  segment.starts = Buffer<uint16_t>(size_t{tables_} * (buckets() + 1));
-  segment.ids = Buffer<uint16_t>(size_t{tables_} * count);
-  return segment;
+size_t HeadIndex::MostBytes(TablesShape shape, size_t n) {
+  // Segments that could not be merged because the result would be too large: each with the one before holds more than
+  // kMostKeys. Behind them, each at most a kMergeRatio-th of the one before.
+  const size_t limit = TailLimit(shape);
+  size_t segments = n > Segment::kMostKeys ? 2 * (n / Segment::kMostKeys) : 0;
+  for (size_t rest = std::min<size_t>(n, Segment::kMostKeys); rest > limit; rest /= kMergeRatio) ++segments;
+  const size_t parts = n / Segment::kPartKeys + segments;
+  const size_t tail = std::min(n, limit);
+  return sizeof(HeadIndex) + (2 * segments + 4) * sizeof(Segment) +
+         sizeof(uint16_t) * (parts * Segment::StartsSize(shape, 1) + size_t{shape.tables} * (n + tail / 8));
 }
 
-void HeadIndex::Sort(Segment& segment, uint32_t t, const uint16_t* codes) const {
-  uint16_t* starts = segment.starts.data() + size_t{t} * (buckets() + 1);
-  uint16_t* ids = segment.ids.data() + size_t{t} * segment.count;
-  std::memset(starts, 0, buckets() * sizeof *starts);
-  for (uint32_t i = 0; i < segment.count; ++i) ++starts[codes[i]];
-  uint32_t sum = 0;
-  for (uint32_t b = 0; b < buckets(); ++b) starts[b] = static_cast<uint16_t>(sum += starts[b]);
-  starts[buckets()] = static_cast<uint16_t>(segment.count);
-  // From the ends of the buckets backwards, which leaves the starts.
-  for (uint32_t i = segment.count; i-- > 0;) ids[--starts[codes[i]]] = static_cast<uint16_t>(i);
+HeadIndex::Occupancy HeadIndex::occupancy() const {
+  Occupancy sum{};
+  std::vector<uint32_t> counts(shape_.buckets());
+  for (size_t t = 0; t < shape_.tables; ++t) {
+    std::fill(counts.begin(), counts.end(), 0);
+    for (const Segment& segment : segments_) {
+      for (uint32_t b = 0; b < shape_.buckets(); ++b) {
+        const uint16_t* start = segment.starts(t, b);
+        for (uint32_t p = 0; p < segment.parts(); ++p) counts[b] += static_cast<uint16_t>(start[segment.parts() + p] - start[p]);
+      }
+    }
+    for (size_t i = 0; i < tail_count_; ++i) ++counts[tail_[i * shape_.tables + t] & (shape_.buckets() - 1)];
+    for (const uint64_t count : counts) {
+      sum.occupied += count > 0;
+      sum.largest = std::max(sum.largest, count);
+      sum.squares += count * count;
+    }
+  }
+  return sum;
 }
 
 bool HeadIndex::Append(const magicpig_pool& pool, size_t n, const Fill& fill) {
-  const size_t pending = tail_count_ + n;
-  // The rows of the tail come first, then the new ones.
-  const auto fill_rows = [&](size_t begin, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride,
-                             uint32_t thread) {
-    size_t row = 0;
-    for (; row < rows && begin + row < tail_count_; ++row) {
-      for (size_t t = 0; t < tables_; ++t) {
-        codes[row * row_stride + t * table_stride] = tail_[(begin + row) * tables_ + t];
-      }
-    }
-    return row == rows ||
-           fill(begin + row - tail_count_, rows - row, codes + row * row_stride, row_stride, table_stride, thread);
-  };
-  const auto fill_all = [&](size_t begin, size_t count, uint16_t* codes, size_t row_stride, size_t table_stride) {
+  const size_t tables = shape_.tables, pending = tail_count_ + n;
+  // Calls make(first, rows, thread) for pieces of `count` rows until one call is false.
+  const auto in_pieces = [&](size_t count, auto&& make) {
     std::atomic<bool> good{true};
     ParallelFor(pool, static_cast<uint32_t>((count + kFillRows - 1) / kFillRows), [&](uint32_t task, uint32_t thread) {
       const size_t first = task * kFillRows;
-      if (!fill_rows(begin + first, std::min(kFillRows, count - first), codes + first * row_stride, row_stride, table_stride,
-                     thread)) {
+      if (good.load(std::memory_order_relaxed) && !make(first, std::min(kFillRows, count - first), thread)) {
         good.store(false, std::memory_order_relaxed);
       }
     });
     return good.load();
   };
+  // Codes of pending keys [begin, begin + rows), those of the tail first.
+  const auto codes_of = [&](size_t begin, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride,
+                            uint32_t thread) {
+    size_t row = 0;
+    for (; row < rows && begin + row < tail_count_; ++row) {
+      const uint16_t* listed = tail_ + (begin + row) * tables;
+      for (size_t t = 0; t < tables; ++t) codes[row * row_stride + t * table_stride] = listed[t];
+    }
+    return row == rows ||
+           fill(begin + row - tail_count_, rows - row, codes + row * row_stride, row_stride, table_stride, thread);
+  };
+  // Appends pending keys [begin, begin + rows) to a list of plain codes.
+  const auto list = [&](size_t begin, size_t rows, uint16_t* codes) {
+    return in_pieces(rows, [&](size_t first, size_t count, uint32_t thread) {
+      return codes_of(begin + first, count, codes + first * tables, tables, 1, thread);
+    });
+  };
 
   if (pending <= tail_limit_) {
-    tail_.Reserve(pending * tables_, size_t{tail_count_} * tables_);
-    uint16_t* codes = tail_.data() + size_t{tail_count_} * tables_;
-    std::atomic<bool> good{true};
-    ParallelFor(pool, static_cast<uint32_t>((n + kFillRows - 1) / kFillRows), [&](uint32_t task, uint32_t thread) {
-      const size_t first = task * kFillRows;
-      if (!fill(first, std::min(kFillRows, n - first), codes + first * tables_, tables_, 1, thread)) good = false;
-    });
-    if (!good) return false;
+    own_tail_.Reserve(pending * tables, tail_count_ * tables);
+    tail_ = own_tail_.data();
+    if (!list(tail_count_, n, own_tail_.data() + tail_count_ * tables)) return false;
     tail_count_ = static_cast<uint32_t>(pending);
     size_ += n;
     return true;
   }
 
   std::vector<Segment> made;
+  std::vector<Segment::SortScratch> scratches;
+  // Codes of some rows, [tables][kFillRows]: filled column by column here, they would miss the caches.
+  Buffer<uint16_t> staging(pool.threads * tables * kFillRows);
   size_t done = 0;
   while (pending - done > (done == 0 ? 0 : tail_limit_)) {
-    const auto count = static_cast<uint32_t>(std::min<size_t>(pending - done, kSegmentKeys));
-    Segment segment = Allocate(count);
-    Buffer<uint16_t> codes(size_t{count} * tables_);  // [tables][count]
-    if (!fill_all(done, count, codes.data(), 1, count)) return false;
-    ParallelFor(pool, tables_, [&](uint32_t t, uint32_t) { Sort(segment, t, codes.data() + size_t{t} * count); });
+    const auto count = static_cast<uint32_t>(std::min<size_t>(pending - done, Segment::kMostKeys));
+    Segment segment(shape_, count);
+    scratches.clear();
+    for (uint32_t thread = 0; thread < pool.threads; ++thread) scratches.emplace_back(shape_, count);
+    const bool good = in_pieces(count, [&](size_t first, size_t rows, uint32_t thread) {
+      uint16_t* codes = staging.data() + thread * tables * kFillRows;
+      if (!codes_of(done + first, rows, codes, 1, kFillRows, thread)) return false;
+      for (size_t t = 0; t < tables; ++t) std::memcpy(segment.codes(t) + first, codes + t * kFillRows, rows * sizeof *codes);
+      return true;
+    });
+    if (!good) return false;
+    ParallelFor(pool, shape_.tables, [&](uint32_t t, uint32_t thread) { segment.Sort(t, scratches[thread]); });
     made.push_back(std::move(segment));
     done += count;
   }
-  Buffer<uint16_t> tail((pending - done) * tables_);
-  if (!fill_all(done, pending - done, tail.data(), tables_, 1)) return false;
+  Buffer<uint16_t> tail((pending - done) * tables);
+  if (!list(done, pending - done, tail.data())) return false;
   segments_.reserve(segments_.size() + made.size());
 
   for (Segment& segment : made) segments_.push_back(std::move(segment));
-  tail_ = std::move(tail);
+  own_tail_ = std::move(tail);
+  tail_ = own_tail_.data();
   tail_count_ = static_cast<uint32_t>(pending - done);
   size_ += n;
   MergeLast(pool);
@@ -148,40 +137,18 @@ bool HeadIndex::Append(const magicpig_pool& pool, size_t n, const Fill& fill) {
 
 void HeadIndex::MergeLast(const magicpig_pool& pool) {
   size_t first = segments_.size() - 1;
-  uint32_t total = segments_[first].count;
-  while (first > 0 && segments_[first - 1].count / kMergeRatio < total && segments_[first - 1].count + total <= kSegmentKeys) {
-    total += segments_[--first].count;
+  uint32_t total = segments_[first].count();
+  while (first > 0 && segments_[first - 1].count() / kMergeRatio < total &&
+         segments_[first - 1].count() + total <= Segment::kMostKeys) {
+    total += segments_[--first].count();
   }
   if (first + 1 == segments_.size()) return;
   try {
-    segments_[first] = Merge(pool, segments_.data() + first, segments_.size() - first);
+    segments_[first] = Segment::Merge(pool, shape_, segments_.data() + first, segments_.size() - first);
   } catch (const std::bad_alloc&) {
     return;  // the segments are as good, only slower to query; a later append tries again
   }
-  segments_.resize(first + 1);
-}
-
-Segment HeadIndex::Merge(const magicpig_pool& pool, const Segment* segments, size_t count) const {
-  uint32_t total = 0;
-  for (size_t s = 0; s < count; ++s) total += segments[s].count;
-  Segment merged = Allocate(total);
-  ParallelFor(pool, tables_, [&](uint32_t t, uint32_t) {
-    uint16_t* starts = merged.starts.data() + size_t{t} * (buckets() + 1);
-    uint16_t* ids = merged.ids.data() + size_t{t} * total;
-    uint32_t at = 0;
-    for (uint32_t b = 0; b < buckets(); ++b) {
-      starts[b] = static_cast<uint16_t>(at);
-      uint32_t base = 0;
-      for (size_t s = 0; s < count; ++s) {
-        const uint16_t* from = segments[s].starts.data() + size_t{t} * (buckets() + 1) + b;
-        const uint16_t* theirs = segments[s].ids.data() + size_t{t} * segments[s].count;
-        for (uint32_t i = from[0]; i < from[1]; ++i) ids[at++] = static_cast<uint16_t>(theirs[i] + base);
-        base += segments[s].count;
-      }
-    }
-    starts[buckets()] = static_cast<uint16_t>(total);
-  });
-  return merged;
+  segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(first) + 1, segments_.end());
 }
 
 void HeadIndex::Truncate(const magicpig_pool& pool, size_t size) {
@@ -193,120 +160,76 @@ void HeadIndex::Truncate(const magicpig_pool& pool, size_t size) {
     return;
   }
   size_t keep = 0, base = 0;  // segments that stay whole, and their keys
-  while (base + segments_[keep].count <= size) base += segments_[keep++].count;
+  while (base + segments_[keep].count() <= size) base += segments_[keep++].count();
   const auto rest = static_cast<uint32_t>(size - base);
-  const Segment& cut = segments_[keep];
   if (rest > tail_limit_) {
-    Segment shorter = Allocate(rest);
-    ParallelFor(pool, tables_, [&](uint32_t t, uint32_t) {
-      const uint16_t* from = cut.starts.data() + size_t{t} * (buckets() + 1);
-      const uint16_t* theirs = cut.ids.data() + size_t{t} * cut.count;
-      uint16_t* starts = shorter.starts.data() + size_t{t} * (buckets() + 1);
-      uint16_t* ids = shorter.ids.data() + size_t{t} * rest;
-      uint32_t at = 0;
-      for (uint32_t b = 0; b < buckets(); ++b) {
-        starts[b] = static_cast<uint16_t>(at);
-        for (uint32_t i = from[b]; i < from[b + 1] && theirs[i] < rest; ++i) ids[at++] = theirs[i];
-      }
-      starts[buckets()] = static_cast<uint16_t>(rest);
-    });
-    segments_[keep++] = std::move(shorter);
+    segments_[keep] = segments_[keep].Cut(pool, rest);
+    ++keep;
     tail_count_ = 0;
   } else {
     // Too few for a segment: back to plain codes.
-    Buffer<uint16_t> tail(size_t{rest} * tables_);
-    for (size_t t = 0; t < tables_; ++t) {
-      const uint16_t* from = cut.starts.data() + t * (buckets() + 1);
-      const uint16_t* theirs = cut.ids.data() + t * cut.count;
-      for (uint32_t b = 0; b < buckets(); ++b) {
-        for (uint32_t i = from[b]; i < from[b + 1] && theirs[i] < rest; ++i) {
-          tail[size_t{theirs[i]} * tables_ + t] = static_cast<uint16_t>(b);
-        }
-      }
-    }
-    tail_ = std::move(tail);
+    Buffer<uint16_t> tail(size_t{rest} * shape_.tables);
+    segments_[keep].Codes(rest, tail.data());
+    own_tail_ = std::move(tail);
+    tail_ = own_tail_.data();
     tail_count_ = rest;
   }
-  segments_.resize(keep);
+  segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(keep), segments_.end());
   size_ = size;
 }
 
-size_t HeadIndex::Query(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-                        Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const {
-  return tables_ <= kMostTables8 ? QueryWith<uint8_t>(kernels, codes, limit, least, scratch, ids, collisions)
-                                 : QueryWith<uint16_t>(kernels, codes, limit, least, scratch, ids, collisions);
+void HeadIndex::Write(ContainerWriter& writer, uint32_t index) const {
+  const size_t tables = shape_.tables;
+  for (const Segment& segment : segments_) writer.Add(index, kIds, segment.ids(), segment.ids_size() * sizeof(uint16_t));
+  if (tail_count_ > 0) writer.Add(index, kTail, tail_, tail_count_ * tables * sizeof(uint16_t));
+  for (const Segment& segment : segments_) {
+    writer.Add(index, kSegmentCounts, &segment.count(), sizeof(uint32_t));
+    writer.Add(index, kStarts, segment.starts(), segment.starts_size() * sizeof(uint16_t));
+  }
 }
 
-template <typename Counter>
-size_t HeadIndex::QueryWith(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least,
-                            QueryScratch& scratch, Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const {
-  limit = std::min(limit, size_);
-  ids.Reserve(limit + kCollectSlack, 0);
-  if (collisions != nullptr) collisions->Reserve(limit, 0);
-  if (!segments_.empty() && scratch.counters.size() < RoundUp(kSegmentKeys, 64) * sizeof(Counter)) {
-    scratch.counters = Buffer<uint8_t>(RoundUp(kSegmentKeys, 64) * sizeof(Counter));
-    std::memset(scratch.counters.data(), 0, scratch.counters.size());
+HeadIndex HeadIndex::Read(const magicpig_pool& pool, TablesShape shape, const Container& file, uint32_t index, size_t size,
+                          uint32_t segments, uint32_t tail, bool view) {
+  const size_t tables = shape.tables;
+  const uint32_t* counts = file.Get<uint32_t>(index, kSegmentCounts, segments);
+  size_t keys = tail, starts_size = 0;
+  for (uint32_t s = 0; s < segments; ++s) {
+    if (counts[s] == 0 || counts[s] > Segment::kMostKeys) throw Corrupt("The file's segments are malformed.");
+    keys += counts[s];
+    starts_size += Segment::StartsSize(shape, counts[s]);
   }
-  scratch.buckets.Reserve(segments_.size() * tables_, 0);
-  scratch.ids.Reserve(kBatch * kLongBucket + kGatherSlack, 0);
-  auto* counters = reinterpret_cast<Counter*>(scratch.counters.data());
+  if (keys != size) throw Corrupt("The file's segments are malformed.");
+  const uint16_t* starts = file.Get<uint16_t>(index, kStarts, starts_size);
+  const uint16_t* ids = file.Get<uint16_t>(index, kIds, (size - tail) * tables);
+  const uint16_t* codes = file.Get<uint16_t>(index, kTail, tail * tables);
 
-  const size_t stride = buckets() + 1;
-  for (const Segment& segment : segments_) {
-    for (size_t t = 0; t < tables_; ++t) Prefetch(segment.starts.data() + t * stride + codes[t]);
+  HeadIndex read(shape);
+  read.size_ = size;
+  read.tail_count_ = tail;
+  if (tail > read.tail_limit_) throw Corrupt("The file's segments are malformed.");
+  read.segments_.reserve(segments);
+  for (uint32_t s = 0; s < segments; ++s) {
+    const Segment mapped(shape, counts[s], starts, ids);
+    starts += mapped.starts_size();
+    ids += mapped.ids_size();
+    if (view) {
+      read.segments_.emplace_back(shape, counts[s], mapped.starts(), mapped.ids());
+      continue;
+    }
+    read.segments_.push_back(mapped.Copy());
+    if (!read.segments_.back().Valid(pool)) throw Corrupt("The file's tables are malformed.");
   }
-  Bucket* end = scratch.buckets.data();
-  for (const Segment& segment : segments_) {
-    for (size_t t = 0; t < tables_; ++t) {
-      const uint16_t* start = segment.starts.data() + t * stride + codes[t];
-      *end++ = {segment.ids.data() + t * segment.count + start[0], static_cast<uint32_t>(start[1] - start[0])};
+  read.tail_ = codes;
+  if (!view) {
+    read.own_tail_ = Buffer<uint16_t>(tail * tables);
+    if (tail > 0) std::memcpy(read.own_tail_.data(), codes, read.own_tail_.bytes());
+    read.tail_ = read.own_tail_.data();
+    const auto fits = [&](size_t i) { return read.tail_[i] < shape.buckets(); };
+    for (size_t i = 0; i < tail * tables; ++i) {
+      if (!fits(i)) throw Corrupt("The file's codes are malformed.");
     }
   }
-
-  const Bucket* next = scratch.buckets.data();  // to be counted
-  const Bucket* ahead = next;                   // to be fetched
-  const auto fetch = [&]() __attribute__((always_inline)) {
-    for (const Bucket* stop = std::min<const Bucket*>(ahead + kBatch, end); ahead < stop; ++ahead) PrefetchBucket(*ahead);
-  };
-  fetch();
-  size_t found = 0, base = 0;
-  for (const Segment& segment : segments_) {
-    if (base >= limit) break;
-    for (const Bucket* stop = next + tables_; next < stop;) {
-      fetch();
-      // A batch ends early at a long bucket.
-      const Bucket* last = std::min(next + kBatch, stop);
-      const Bucket* batch = next;
-      while (next < last && next->count <= kLongBucket) ++next;
-      Count(counters, scratch.ids.data(), kernels.gather(batch, static_cast<size_t>(next - batch), scratch.ids.data()));
-      if (next < last) {
-        Count(counters, next->ids, next->count);
-        ++next;
-      }
-    }
-    const size_t n = RoundUp(segment.count, 64), below = std::min<size_t>(segment.count, limit - base);
-    if (collisions != nullptr) {
-      for (size_t i = 0; i < below; ++i) {
-        if (counters[i] < least) continue;
-        (*collisions)[found] = counters[i];
-        ids[found++] = static_cast<uint32_t>(base + i);
-      }
-      std::memset(counters, 0, n * sizeof(Counter));
-    } else if constexpr (sizeof(Counter) == 1) {
-      found += kernels.collect8(counters, n, below, least, static_cast<uint32_t>(base), ids.data() + found);
-    } else {
-      found += kernels.collect16(counters, n, below, least, static_cast<uint32_t>(base), ids.data() + found);
-    }
-    base += segment.count;
-  }
-  for (; base < limit; ++base) {
-    const size_t row = base - (size_ - tail_count_);
-    const size_t equal = kernels.equal(tail_.data() + row * tables_, codes, tables_);
-    if (equal < least) continue;
-    if (collisions != nullptr) (*collisions)[found] = static_cast<uint16_t>(equal);
-    ids[found++] = static_cast<uint32_t>(base);
-  }
-  return found;
+  return read;
 }
 
 }  // namespace magicpig::lsh

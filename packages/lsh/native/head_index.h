@@ -9,36 +9,49 @@
 
 #include "../include/magicpig/pool.h"
 #include "buffer.h"
+#include "container.h"
 #include "kernels.h"
+#include "segment.h"
 
 namespace magicpig::lsh {
 
-// A run of keys, sorted by bucket in every table.
-struct Segment {
-  uint32_t count = 0;
-  Buffer<uint16_t> starts;  // [tables][buckets + 1]: bucket b of table t holds ids[t][starts[t][b] .. starts[t][b + 1])
-  Buffer<uint16_t> ids;     // [tables][count], relative to the segment's first key, ascending within a bucket
+// What one query found.
+struct Found {
+  size_t count = 0;
+  Buffer<uint32_t> ids;         // [count], ascending
+  Buffer<uint16_t> collisions;  // [count], if asked for
 };
 
 // Space that queries of one thread reuse.
 struct QueryScratch {
-  Buffer<uint8_t> counters;  // bytes of the collision counters, zero between queries
-  Buffer<Bucket> buckets;    // [segments][tables]: the query's
+  // The buckets of a query: bucket of table t in part p of segment s is [(s * kMostParts + p) * tables + t].
+  Buffer<Bucket> buckets[2];
+  Buffer<uint8_t> counters;  // bytes of the collision counters [kMostParts][kPartKeys + 1], zero between queries
   Buffer<uint16_t> ids;      // of some buckets, one behind the other
 };
 
-// Keys live in segments of at most kSegmentKeys, so that positions fit in 16 bits, and the last few in a tail of plain codes,
-// which queries compare one by one. A full tail becomes a segment and is merged with the segments before it while these are
-// less than kMergeRatio times as large: a key is copied a few times in all, and few small segments exist at any time.
+// Keys live in segments, and the last few in a tail of plain codes, which queries compare one by one. A full tail becomes a
+// segment and is merged with the segments before it while these are less than kMergeRatio times as large: a key is copied a few
+// times in all, and few small segments exist at any time.
 class HeadIndex {
  public:
-  static constexpr uint32_t kSegmentKeys = 65535;
   static constexpr uint32_t kMergeRatio = 4;
 
-  HeadIndex(uint32_t bits, uint32_t tables);
+  explicit HeadIndex(TablesShape shape);
 
   size_t size() const { return size_; }
   size_t bytes() const;
+  // Upper bound of bytes() with n keys, however they were added, when none were forgotten since.
+  static size_t MostBytes(TablesShape shape, size_t n);
+
+  const std::vector<Segment>& segments() const { return segments_; }
+  uint32_t tail_count() const { return tail_count_; }
+  size_t tail_bytes() const { return own_tail_.bytes(); }
+  // Keys in each bucket, over all tables: occupied buckets, keys in the fullest, and the sum of squares.
+  struct Occupancy {
+    uint64_t occupied, largest, squares;
+  };
+  Occupancy occupancy() const;
 
   // Writes codes [rows][tables] of rows [begin, begin + rows): codes[r * row_stride + t * table_stride]. Called from pool
   // threads, at most kFillRows rows at a time; must not throw. False aborts the append.
@@ -52,29 +65,34 @@ class HeadIndex {
   // Keeps the first `size` keys. Throws std::bad_alloc, and then nothing has changed.
   void Truncate(const magicpig_pool& pool, size_t size);
 
-  // Ids below `limit` of the keys that equal codes [tables] in at least `least` tables, ascending, and on request in how many
-  // tables each does. The buffers are grown as needed. Throws std::bad_alloc.
-  size_t Query(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-               Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions = nullptr) const;
+  // Ids below `limit` of the keys that equal codes [rows][tables] in at least `least` tables, for each row, and on request in
+  // how many tables each does. Memory for the next row is fetched while one is worked on. Throws std::bad_alloc.
+  void Query(const Kernels& kernels, const uint16_t* codes, size_t rows, size_t limit, uint32_t least, bool collisions,
+             QueryScratch& scratch, Found* found) const;
+
+  // Sections of a file, under the number `index`.
+  void Write(ContainerWriter& writer, uint32_t index) const;
+  // What Write wrote, of an index of `size` keys in `segments` segments and a tail. With `view` the index stays in the file
+  // and must not be changed, and is not looked at yet: whatever it holds, queries touch no memory that is not theirs. Without,
+  // all of it is checked. Throws FileError, std::bad_alloc.
+  static HeadIndex Read(const magicpig_pool& pool, TablesShape shape, const Container& file, uint32_t index, size_t size,
+                        uint32_t segments, uint32_t tail, bool view);
 
  private:
-  uint32_t buckets() const { return 1u << bits_; }
-  Segment Allocate(uint32_t count) const;
-  // Counting sort of table t, from its codes [count].
-  void Sort(Segment& segment, uint32_t t, const uint16_t* codes) const;
-  Segment Merge(const magicpig_pool& pool, const Segment* segments, size_t count) const;
-  Segment FromTail(const magicpig_pool& pool, const uint16_t* codes, uint32_t count) const;
   void MergeLast(const magicpig_pool& pool);
+  // Writes the buckets of one query, in the order of QueryScratch::buckets.
+  void LocateBuckets(const uint16_t* codes, Bucket* buckets) const;
   template <typename Counter>
-  size_t QueryWith(const Kernels& kernels, const uint16_t* codes, size_t limit, uint32_t least, QueryScratch& scratch,
-                   Buffer<uint32_t>& ids, Buffer<uint16_t>* collisions) const;
+  void QueryWith(const Kernels& kernels, const uint16_t* codes, size_t rows, size_t limit, uint32_t least, bool collisions,
+                 QueryScratch& scratch, Found* found) const;
 
-  uint32_t bits_, tables_;
+  TablesShape shape_;
   uint32_t tail_limit_;  // keys that the tail holds at most
   size_t size_ = 0;
   std::vector<Segment> segments_;
   uint32_t tail_count_ = 0;
-  Buffer<uint16_t> tail_;  // [tail_count][tables]
+  Buffer<uint16_t> own_tail_;
+  const uint16_t* tail_ = nullptr;  // [tail_count][tables]
 };
 
 }  // namespace magicpig::lsh

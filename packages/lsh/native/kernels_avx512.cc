@@ -83,19 +83,24 @@ void Signs(const int16_t* x, size_t rows, size_t pairs, const int16_t* weights, 
   sweep.template operator()<1, 8>(rows % 2);
 }
 
-// Four vectors of 32 ids for every bucket without a test, most of them masked away: a loop over the length would end in a
-// mispredicted branch for nearly every bucket.
+// Three vectors of 32 ids for every bucket without a test: a loop over the length would end in a mispredicted branch for nearly
+// every bucket. A vector that would reach beyond the end lies at the end instead, over ids that are there already: loads of
+// lanes that are masked away still wait for their cache lines.
 size_t Gather(const Bucket* buckets, size_t n, uint16_t* out) {
+  constexpr int64_t kVector = 32, kVectors = 3;
   uint16_t* to = out;
-  const auto copy = [](const uint16_t* from, int64_t rest, uint16_t* at) {
-    const __mmask32 mask = _bzhi_u32(~0u, static_cast<uint32_t>(rest < 0 ? 0 : rest < 32 ? rest : 32));
-    _mm512_storeu_si512(at, _mm512_maskz_loadu_epi16(mask, from));
-  };
   for (size_t i = 0; i < n; ++i) {
     const uint16_t* ids = buckets[i].ids;
-    const int64_t count = buckets[i].count;
-    for (int64_t at = 0; at < 128; at += 32) copy(ids + at, count - at, to + at);
-    for (int64_t at = 128; at < count; at += 32) copy(ids + at, count - at, to + at);
+    const int64_t count = buckets[i].count, last = count < kVector ? 0 : count - kVector;
+    const __mmask32 mask = _bzhi_u32(~0u, static_cast<uint32_t>(count < kVector ? count : kVector));
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t at = v * kVector < last ? v * kVector : last;
+      _mm512_storeu_si512(to + at, _mm512_maskz_loadu_epi16(mask, ids + at));
+    }
+    for (int64_t next = kVectors * kVector; next < count; next += kVector) {
+      const int64_t at = next < last ? next : last;
+      _mm512_storeu_si512(to + at, _mm512_loadu_si512(ids + at));
+    }
     to += count;
   }
   return static_cast<size_t>(to - out);
@@ -106,13 +111,9 @@ inline uint64_t Below(size_t i, size_t limit) {
   return i + 64 <= limit ? ~uint64_t{0} : i >= limit ? 0 : (uint64_t{1} << (limit - i)) - 1;
 }
 
-// Writes base + position of each set bit. Few are set as a rule: four are stored without a test, and more by compression.
+// Writes base + position of each set bit, by compression; 16 without a test, as more are rare.
 inline size_t EmitBits(uint64_t bits, uint32_t base, uint32_t* ids) {
   const size_t count = static_cast<size_t>(std::popcount(bits));
-  uint64_t rest = bits;
-#pragma GCC unroll 4
-  for (size_t i = 0; i < 4; ++i, rest &= rest - 1) ids[i] = base + static_cast<uint32_t>(_tzcnt_u64(rest));
-  if (rest == 0) return count;
   const __m512i iota = _mm512_set_epi8(
       63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 33,
       32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -122,7 +123,7 @@ inline size_t EmitBits(uint64_t bits, uint32_t base, uint32_t* ids) {
     _mm512_storeu_si512(ids + at, _mm512_add_epi32(offset, _mm512_cvtepu8_epi32(bytes)));
   };
   store(_mm512_castsi512_si128(positions), 0);
-  if (count > 16) {
+  if (count > 16) [[unlikely]] {
     store(_mm512_extracti32x4_epi32(positions, 1), 16);
     store(_mm512_extracti32x4_epi32(positions, 2), 32);
     store(_mm512_extracti32x4_epi32(positions, 3), 48);

@@ -14,8 +14,7 @@ struct ThreadScratch {
   Projection::Scratch projection;
   Buffer<uint16_t> codes;               // [queries][tables]
   QueryScratch query;
-  std::vector<Buffer<uint32_t>> ids;    // [queries][candidates]
-  Buffer<uint16_t> collisions;          // [candidates]
+  std::vector<Found> found;             // [queries]
 };
 
 thread_local ThreadScratch scratch;
@@ -57,7 +56,7 @@ Status Tables::Add(uint32_t head, const float* keys, size_t n) {
 
   std::unique_ptr<Head> fresh;
   if (!heads_[head]) {
-    fresh = std::make_unique<Head>(projection.bits(), projection.tables());
+    fresh = std::make_unique<Head>(TablesShape{projection.bits(), projection.tables()});
     if (options_.centred) {
       fresh->centre = Buffer<float>(dim);
       if (!Mean(keys, n, dim, fresh->centre.data())) return Status::kNonFinite;
@@ -90,7 +89,7 @@ Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
     if (codes[i] >> projection.bits() != 0) return Status::kInvalidCode;
   }
   std::unique_ptr<Head> fresh;
-  if (!heads_[head]) fresh = std::make_unique<Head>(projection.bits(), projection.tables());
+  if (!heads_[head]) fresh = std::make_unique<Head>(TablesShape{projection.bits(), projection.tables()});
   Head& target = fresh ? *fresh : *heads_[head];
   const size_t size = target.index.size();
   target.inverse_norms.Reserve(size + n, size);
@@ -125,15 +124,15 @@ Tables::Candidates Tables::Query(uint32_t head, const float* query, uint32_t min
   const size_t tables = projection.tables();
   scratch.projection.Prepare(projection);
   scratch.codes.Reserve(tables, 0);
-  if (scratch.ids.empty()) scratch.ids.resize(1);
+  if (scratch.found.empty()) scratch.found.resize(1);
   if (!projection.Hash(kernels_, query, 1, nullptr, scratch.projection, nullptr, scratch.codes.data(), tables, 1)) {
     return {Status::kNonFinite, nullptr, nullptr, 0};
   }
   if (!heads_[head]) return {Status::kOk, nullptr, nullptr, 0};
   const HeadIndex& index = heads_[head]->index;
-  const size_t count = index.Query(kernels_, scratch.codes.data(), index.size(), min_collisions, scratch.query, scratch.ids[0],
-                                   collisions ? &scratch.collisions : nullptr);
-  return {Status::kOk, scratch.ids[0].data(), scratch.collisions.data(), count};
+  Found& found = scratch.found[0];
+  index.Query(kernels_, scratch.codes.data(), 1, index.size(), min_collisions, collisions, scratch.query, &found);
+  return {Status::kOk, found.ids.data(), found.collisions.data(), found.count};
 }
 
 int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) const {
@@ -143,7 +142,7 @@ int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) 
   const size_t tables = projection.tables();
 
   scratch.projection.Prepare(projection);
-  if (scratch.ids.size() < args.queries) scratch.ids.resize(args.queries);
+  if (scratch.found.size() < args.queries) scratch.found.resize(args.queries);
   scratch.codes.Reserve(Projection::kRows * tables, 0);
 
   for (size_t first = 0; first < args.queries; first += Projection::kRows) {
@@ -152,17 +151,19 @@ int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) 
                          scratch.codes.data(), tables, 1)) {
       return 1;
     }
+    Found* found = scratch.found.data() + first;
+    if (head != nullptr) {
+      head->index.Query(kernels_, scratch.codes.data(), rows, args.indexed, options_.min_collisions, false, scratch.query, found);
+    }
     for (size_t row = 0; row < rows; ++row) {
-      Buffer<uint32_t>& ids = scratch.ids[first + row];
       magicpig_selection& selection = out[first + row];
       selection = {};
       if (head != nullptr) {
-        selection.count = static_cast<uint32_t>(head->index.Query(kernels_, scratch.codes.data() + row * tables, args.indexed,
-                                                                  options_.min_collisions, scratch.query, ids));
+        selection.count = static_cast<uint32_t>(found[row].count);
         selection.centre = head->centre.data();
         selection.inverse_norms = head->inverse_norms.data();
       }
-      selection.ids = ids.data();
+      selection.ids = found[row].ids.data();
       selection.correction = MAGICPIG_CORRECTION_COSINE_TABLE;
       selection.table = options_.log_table.data();
       selection.table_size = static_cast<uint32_t>(options_.log_table.size());

@@ -61,7 +61,7 @@ class Tables {
 
  private:
   struct Head {
-    Head(uint32_t bits, uint32_t tables) : index(bits, tables) {}
+    explicit Head(TablesShape shape) : index(shape) {}
     HeadIndex index;
     Buffer<float> inverse_norms;  // [index.size()]
     Buffer<float> centre;         // [dim], or empty for zero

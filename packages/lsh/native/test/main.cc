@@ -100,27 +100,35 @@ void CollectIsExact(Collect collect) {
 void CandidatesAreExact(const Kernels& kernels, uint32_t bits, uint32_t tables) {
   std::mt19937 random(bits * 1000 + tables);
   const PoolHandle pool = ProcessPool(3);
-  HeadIndex index(bits, tables);
+  HeadIndex index(TablesShape{bits, tables});
   std::vector<uint16_t> all;
   QueryScratch scratch;
-  Buffer<uint32_t> ids;
+  Found found[3];
   const auto compare = [&] {
     const size_t n = all.size() / tables;
     CHECK(index.size() == n);
-    std::vector<uint16_t> code(tables);
-    for (auto& c : code) c = static_cast<uint16_t>(random() % 3 % (1u << bits));
+    std::vector<uint16_t> codes(3 * tables);
+    for (auto& c : codes) c = static_cast<uint16_t>(random() % 3 % (1u << bits));
     for (const uint32_t least : {1u, 2u, 5u}) {
       if (least > tables) continue;
       const size_t limit = random() % 2 ? n : n - n / 3;
-      std::vector<uint32_t> expected;
-      for (size_t i = 0; i < limit; ++i) {
-        uint32_t equal = 0;
-        for (size_t t = 0; t < tables; ++t) equal += all[i * tables + t] == code[t];
-        if (equal >= least) expected.push_back(static_cast<uint32_t>(i));
+      for (const bool collisions : {false, true}) {
+        index.Query(kernels, codes.data(), 3, limit, least, collisions, scratch, found);
+        for (size_t row = 0; row < 3; ++row) {
+          std::vector<uint32_t> ids;
+          std::vector<uint16_t> counts;
+          for (size_t i = 0; i < limit; ++i) {
+            uint32_t equal = 0;
+            for (size_t t = 0; t < tables; ++t) equal += all[i * tables + t] == codes[row * tables + t];
+            if (equal < least) continue;
+            ids.push_back(static_cast<uint32_t>(i));
+            counts.push_back(static_cast<uint16_t>(equal));
+          }
+          CHECK(found[row].count == ids.size());
+          CHECK(std::equal(ids.begin(), ids.end(), found[row].ids.data()));
+          CHECK(!collisions || std::equal(counts.begin(), counts.end(), found[row].collisions.data()));
+        }
       }
-      const size_t count = index.Query(kernels, code.data(), limit, least, scratch, ids);
-      CHECK(count == expected.size());
-      CHECK(std::equal(expected.begin(), expected.end(), ids.data()));
     }
   };
   const auto append = [&](size_t n) {
@@ -138,10 +146,13 @@ void CandidatesAreExact(const Kernels& kernels, uint32_t bits, uint32_t tables) 
     compare();
   };
   compare();
-  for (const size_t n : {1, 100, 1000, 1, 3000, 900, 900, 900, 20'000, 70'000, 5}) append(n);
+  for (const size_t n : {1, 100, 1000, 1, 3000, 900, 900, 900, 20'000, 70'000, 5, 60'000}) {
+    append(n);
+    CHECK(index.bytes() <= HeadIndex::MostBytes({bits, tables}, index.size()));
+  }
   CHECK(!index.Append(*pool, 5000, [](size_t, size_t, uint16_t*, size_t, size_t, uint32_t) { return false; }));
   compare();
-  for (const size_t keep : {96'000, 70'000, 66'000, 65'535, 65'000, 500, 0}) {
+  for (const size_t keep : {140'000, 131'072, 96'000, 70'000, 66'000, 65'535, 65'000, 500, 0}) {
     index.Truncate(*pool, keep);
     all.resize(keep * tables);
     compare();
