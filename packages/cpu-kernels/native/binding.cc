@@ -325,9 +325,18 @@ Napi::Value MapView(const Napi::CallbackInfo& info) {
   // Nothing writes through the pointer: pages are read-only.
   void* data = const_cast<uint8_t*>(mapping->data() + offset);
   Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(
-      env, data, length, [](Napi::Env, void*, Mapping* held) { delete held; }, new Mapping(mapping));
+      env, data, length,
+      [length](Napi::Env env, void*, Mapping* held) {
+        Napi::MemoryManagement::AdjustExternalMemory(env, static_cast<int64_t>(length));
+        delete held;
+      },
+      new Mapping(mapping));
+  // Pages of a file are not memory that a garbage collection could win back: the collector does not count them.
+  Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(length));
   return Napi::Uint8Array::New(env, length, buffer, 0);
 }
+
+void TrimFile(const Napi::CallbackInfo& info) { (*Handle<Mapping>(info, 0))->Trim(); }
 
 void UnmapFile(const Napi::CallbackInfo& info) {
   const Napi::Array buffers = info[1].As<Napi::Array>();
@@ -365,6 +374,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add.operator()<CopyRowsOperator>("copyRows");
   add.operator()<MapFile>("mapFile");
   add.operator()<MapView>("mapView");
+  add.operator()<TrimFile>("trimFile");
   add.operator()<UnmapFile>("unmapFile");
   return exports;
 }

@@ -46,10 +46,13 @@ inline constexpr InputFormat InputOf(WeightFormat format) {
 //   kQ8     [2][cols / 32] of { uint8 [8][16][4];             half scale[16] }                   w = scale (q - 128)
 //   kQ4     [2][cols / 32] of { nibbles [4][16][4] (low, high); half scale[16] }                 w = scale (q - 8)
 //   kQ4Min  [2][cols / 32] of { nibbles [4][16][4] (low, high); half scale[16]; half min[16] }   w = scale q + min
+//   kQ6     [2][cols / 32] of { nibbles [4][16][4]; pairs [2][16][4]; half scale[2][16] }        w = scale (q - 32)
 // where [8][16][4] is (group of four inputs, output, input), and byte [j] of the nibbles holds group 2j in its low and group
-// 2j + 1 in its high half: a vector of bytes is sixteen outputs by four inputs, as the integer dot products take them.
-enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kQ4Min };
-inline constexpr int kPanelFormats = 5;
+// 2j + 1 in its high half: a vector of bytes is sixteen outputs by four inputs, as the integer dot products take them. Of kQ6,
+// byte [j] of the pairs holds bits 4 and 5 of group 4j + i in its bits 2i and 2i + 1, and the scales are those of the first and
+// of the last sixteen inputs.
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kQ4Min, kQ6 };
+inline constexpr int kPanelFormats = 6;
 
 inline constexpr size_t kPanel = 32;
 inline constexpr size_t kHalfPanel = kPanel / 2;
@@ -57,7 +60,12 @@ inline constexpr size_t kQuantBlock = 32;
 
 // Bytes of a block of kHalfPanel outputs and kQuantBlock inputs.
 inline constexpr size_t QuantBlockBytes(PanelFormat format) {
-  return (format == PanelFormat::kQ8 ? 512 : 256) + kHalfPanel * 2 * (format == PanelFormat::kQ4Min ? 2 : 1);
+  switch (format) {
+    case PanelFormat::kQ8: return 512 + kHalfPanel * 2;
+    case PanelFormat::kQ4: return 256 + kHalfPanel * 2;
+    case PanelFormat::kQ4Min: return 256 + kHalfPanel * 4;
+    default: return 384 + kHalfPanel * 4;
+  }
 }
 
 inline constexpr size_t PanelBytes(PanelFormat format, size_t cols) {

@@ -36,8 +36,8 @@ struct InputKernels {
 // Of a block of 32 activations of a row: x = scale q with |q| <= 127.
 struct QuantScale {
   float scale;
-  float scaled_total;      // scale times the sum of the q
-  int32_t negative_total;  // minus the sum of the q
+  float scaled_total;          // scale times the sum of the q
+  int32_t negative_totals[2];  // minus the sums of the first and of the last 16 q
 };
 
 // A part of a packed panel: inputs first .. first + count of `cols`.

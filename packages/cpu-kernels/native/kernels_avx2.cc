@@ -78,13 +78,13 @@ struct Q8 {
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
   static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
-  static Bytes Load(const std::byte* p) { return Split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static Bytes LoadLow(const std::byte* p) {
-    return Split(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_set1_epi8(15)));
-  }
-  static Bytes LoadHigh(const std::byte* p) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return Split(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15)));
+  static Bytes Load(const std::byte* p) { return Split(Vector(p)); }
+  static Bytes LoadLow(const std::byte* p) { return Split(Nibbles(p, 0)); }
+  static Bytes LoadHigh(const std::byte* p) { return Split(Nibbles(p, 1)); }
+  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
+    const __m256i bits = Vector(pairs);
+    const __m256i shifted = i < 2 ? _mm256_slli_epi16(bits, 4 - 2 * i) : _mm256_srli_epi16(bits, 2 * i - 4);
+    return Split(_mm256_or_si256(Nibbles(nibbles, i % 2), _mm256_and_si256(shifted, _mm256_set1_epi8(0x30))));
   }
   static Ints Dot(Ints sum, Bytes w, Input x) {
     int even, odd;
@@ -99,6 +99,10 @@ struct Q8 {
   }
 
  private:
+  static __m256i Vector(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static __m256i Nibbles(const std::byte* p, int half) {
+    return _mm256_and_si256(_mm256_srli_epi16(Vector(p), 4 * half), _mm256_set1_epi8(15));
+  }
   static Bytes Split(__m256i bytes) {
     return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
   }

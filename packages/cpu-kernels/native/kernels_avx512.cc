@@ -22,11 +22,10 @@ struct Q16 {
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
   static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
   static Bytes Load(const std::byte* p) { return Split(_mm512_loadu_si512(p)); }
-  static Bytes LoadLow(const std::byte* p) {
-    return Split(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)));
-  }
-  static Bytes LoadHigh(const std::byte* p) {
-    return Split(_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15)));
+  static Bytes LoadLow(const std::byte* p) { return Split(Nibbles(p, 0)); }
+  static Bytes LoadHigh(const std::byte* p) { return Split(Nibbles(p, 1)); }
+  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
+    return Split(_mm512_or_si512(Nibbles(nibbles, i % 2), PairBits(_mm512_loadu_si512(pairs), i)));
   }
   static Ints Dot(Ints sum, Bytes w, Input x) {
     int even, odd;
@@ -41,6 +40,9 @@ struct Q16 {
   }
 
  private:
+  static __m512i Nibbles(const std::byte* p, int half) {
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4 * half), _mm512_set1_epi8(15));
+  }
   static Bytes Split(__m512i bytes) {
     return {_mm512_and_si512(bytes, _mm512_set1_epi16(255)), _mm512_srli_epi16(bytes, 8)};
   }

@@ -77,12 +77,12 @@ void PackFloat(const float* x, size_t stride, int rows, size_t cols, const float
   }
 }
 
-// q = values * inverse, rounded to nearest even, for a block of 32; returns their sum. No product is larger than 127.
+// q = values * inverse, rounded to nearest even, for half a block; returns their sum. No product is larger than 127.
 inline int32_t RoundToInt8(const float* values, float inverse, int8_t* q) {
   // Adding this to a number of at most 2^22 rounds it to an integer, which is then in the low bits.
   constexpr float kRound = 0x1.8p23f;
   int32_t total = 0;
-  for (size_t i = 0; i < kQuantBlock; ++i) {
+  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
     q[i] = static_cast<int8_t>(BitsOf(values[i] * inverse + kRound) - BitsOf(kRound));
     total += q[i];
   }
@@ -130,12 +130,13 @@ void PackInt8(const float* x, size_t stride, int rows, size_t cols, const float*
       const bool empty = !(most > kSmallest);
       const float inverse = empty ? 0 : 127.0f / most;
       int8_t q[kQuantBlock];
-      const int32_t total = Q::RoundToInt8(values, inverse, q);
+      const int32_t first = Q::RoundToInt8(values, inverse, q);
+      const int32_t last = Q::RoundToInt8(values + kQuantBlock / 2, inverse, q + kQuantBlock / 2);
       typename Q::Input groups[8];
       Q::MakeInputs(q, groups);
       for (int group = 0; group < 8; ++group) inputs[group * rows + r] = groups[group];
       const float scale = empty ? 0 : most / 127.0f;
-      scales[r] = {scale, scale * static_cast<float>(total), -total};
+      scales[r] = {scale, scale * static_cast<float>(first + last), {-first, -last}};
     }
   }
 }
@@ -215,16 +216,62 @@ void MultiplyBf16(const float* tile, const PanelPart& part, float* sums) {
 
 // Quantised weights. Q holds what integers take:
 //   Q::V; Q::RoundToInt8 as above; Q::Input (four activations), Q::MakeInputs(q, inputs) (a block's eight); Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n),
-//   Q::ToFloat(i); Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles);
+//   Q::ToFloat(i); Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles),
+//   Q::LoadSix(nibbles, pairs, i): six bits, of group i of the four that share the pairs;
 //   Q::Dot(i, bytes, input) = i + the dot product of four bytes and four inputs, exactly.
+// Adds to the sums what the inputs of part kPart of kParts of a block make: a scale each.
+template <typename Q, int kRows, PanelFormat kFormat, int kPart, int kParts, int kVectors>
+inline void MultiplyBlockPart(const std::byte* block, const typename Q::Input* inputs, const QuantScale* scales,
+                              typename Q::V (&acc)[kRows][kVectors]) {
+  using V = typename Q::V;
+  using Ints = typename Q::Ints;
+  constexpr size_t n = V::kLanes;
+  constexpr size_t kGroupBytes = 4 * kHalfPanel;
+  constexpr bool kMin = kFormat == PanelFormat::kQ4Min;
+  // What is subtracted from q, as a power of two: its product with the sum of the activations is known beforehand.
+  constexpr int kOffsetBits = kFormat == PanelFormat::kQ8 ? 7 : kFormat == PanelFormat::kQ6 ? 5 : 3;
+  Ints dots[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    const int32_t* totals = scales[r].negative_totals;
+    const int32_t total = kMin ? 0 : kParts == 2 ? totals[kPart] : totals[0] + totals[1];
+    for (int v = 0; v < kVectors; ++v) dots[r][v] = Q::ShiftLeft(Q::Splat(total), kOffsetBits);
+  }
+#pragma GCC unroll 8
+  for (int group = 8 / kParts * kPart; group < 8 / kParts * (kPart + 1); ++group) {
+    for (int v = 0; v < kVectors; ++v) {
+      const std::byte* bytes = block + v * 4 * n + (kFormat == PanelFormat::kQ8 ? group : group / 2) * kGroupBytes;
+      typename Q::Bytes weights;
+      if constexpr (kFormat == PanelFormat::kQ8) {
+        weights = Q::Load(bytes);
+      } else if constexpr (kFormat == PanelFormat::kQ6) {
+        weights = Q::LoadSix(bytes, block + v * 4 * n + (4 + kPart) * kGroupBytes, group % 4);
+      } else {
+        weights = group % 2 == 0 ? Q::LoadLow(bytes) : Q::LoadHigh(bytes);
+      }
+      for (int r = 0; r < kRows; ++r) dots[r][v] = Q::Dot(dots[r][v], weights, inputs[group * kRows + r]);
+    }
+  }
+  constexpr size_t kScales = QuantBlockBytes(kFormat) - 2 * kHalfPanel * (kMin ? 2 : kParts);
+  const auto* halves = reinterpret_cast<const uint16_t*>(block + kScales) + kPart * kHalfPanel;
+  for (int v = 0; v < kVectors; ++v) {
+    const V scale = V::LoadHalves(halves + v * n);
+    for (int r = 0; r < kRows; ++r) {
+      acc[r][v] = V::MulAdd(V::Mul(Q::ToFloat(dots[r][v]), scale), V::Broadcast(scales[r].scale), acc[r][v]);
+    }
+  }
+  if constexpr (kMin) {
+    for (int v = 0; v < kVectors; ++v) {
+      const V min = V::LoadHalves(halves + kHalfPanel + v * n);
+      for (int r = 0; r < kRows; ++r) acc[r][v] = V::MulAdd(min, V::Broadcast(scales[r].scaled_total), acc[r][v]);
+    }
+  }
+}
+
 template <typename Q, int kRows, PanelFormat kFormat>
 void MultiplyQuantised(const std::byte* tile, const PanelPart& part, float* sums) {
   using V = typename Q::V;
-  using Ints = typename Q::Ints;
-  constexpr bool kNibbles = kFormat != PanelFormat::kQ8;
   constexpr size_t n = V::kLanes;
   constexpr int vectors = kHalfPanel / n;
-  constexpr size_t kVectorBytes = 4 * n;
   for (size_t half = 0; half < 2; ++half) {
     float* const half_sums = sums + half * kHalfPanel;
     V acc[kRows][vectors];
@@ -241,44 +288,16 @@ void MultiplyQuantised(const std::byte* tile, const PanelPart& part, float* sums
       x += 8 * kRows * sizeof(typename Q::Input);
       const auto* scales = reinterpret_cast<const QuantScale*>(x);
       x += kRows * sizeof(QuantScale);
-      Ints dots[kRows][vectors];
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < vectors; ++v) {
-          // q - 128 and q - 8: the subtrahend times the sum of the activations is known beforehand.
-          const Ints total = Q::Splat(kFormat == PanelFormat::kQ4Min ? 0 : scales[r].negative_total);
-          dots[r][v] = Q::ShiftLeft(total, kFormat == PanelFormat::kQ8 ? 7 : 3);
-        }
-      }
-      const auto add = [&](int group, int v, typename Q::Bytes weights) {
-        for (int r = 0; r < kRows; ++r) dots[r][v] = Q::Dot(dots[r][v], weights, inputs[group * kRows + r]);
+      const auto multiply = [&]<int kPart, int kParts>() {
+        MultiplyBlockPart<Q, kRows, kFormat, kPart, kParts>(panel, inputs, scales, acc);
       };
-      if constexpr (kNibbles) {
-        for (int pair = 0; pair < 4; ++pair, panel += 4 * kHalfPanel) {
-          for (int v = 0; v < vectors; ++v) {
-            add(2 * pair, v, Q::LoadLow(panel + v * kVectorBytes));
-            add(2 * pair + 1, v, Q::LoadHigh(panel + v * kVectorBytes));
-          }
-        }
+      if constexpr (kFormat == PanelFormat::kQ6) {
+        multiply.template operator()<0, 2>();
+        multiply.template operator()<1, 2>();
       } else {
-        for (int group = 0; group < 8; ++group, panel += 4 * kHalfPanel) {
-          for (int v = 0; v < vectors; ++v) add(group, v, Q::Load(panel + v * kVectorBytes));
-        }
+        multiply.template operator()<0, 1>();
       }
-      const auto* halves = reinterpret_cast<const uint16_t*>(panel);
-      for (int v = 0; v < vectors; ++v) {
-        const V scale = V::LoadHalves(halves + v * n);
-        for (int r = 0; r < kRows; ++r) {
-          acc[r][v] = V::MulAdd(V::Mul(Q::ToFloat(dots[r][v]), scale), V::Broadcast(scales[r].scale), acc[r][v]);
-        }
-      }
-      panel += 2 * kHalfPanel;
-      if constexpr (kFormat == PanelFormat::kQ4Min) {
-        for (int v = 0; v < vectors; ++v) {
-          const V min = V::LoadHalves(halves + kHalfPanel + v * n);
-          for (int r = 0; r < kRows; ++r) acc[r][v] = V::MulAdd(min, V::Broadcast(scales[r].scaled_total), acc[r][v]);
-        }
-        panel += 2 * kHalfPanel;
-      }
+      panel += QuantBlockBytes(kFormat);
     }
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < vectors; ++v) acc[r][v].Store(half_sums + r * kPanel + v * n);
@@ -452,6 +471,7 @@ constexpr Kernels MakeKernels() {
           MultiplyQuantised<Q, PanelFormat::kQ8>,
           MultiplyQuantised<Q, PanelFormat::kQ4>,
           MultiplyQuantised<Q, PanelFormat::kQ4Min>,
+          MultiplyQuantised<Q, PanelFormat::kQ6>,
       },
       PackPanelF32,
       PackPanelBf16,

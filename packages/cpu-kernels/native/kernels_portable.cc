@@ -105,6 +105,11 @@ struct Q4 {
   static Bytes Load(const std::byte* p) { return Split(Vector(p)); }
   static Bytes LoadLow(const std::byte* p) { return Split(Vector(p) & 0x0f0f0f0fu); }
   static Bytes LoadHigh(const std::byte* p) { return Split(Vector(p) >> 4 & 0x0f0f0f0fu); }
+  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
+    const Words low = Vector(nibbles) >> (4 * (i % 2)) & 0x0f0f0f0fu;
+    const Words high = Vector(pairs) >> (2 * i) & 0x03030303u;
+    return Split(low | high << 4);
+  }
   static Ints Dot(Ints sum, Bytes w, Input x) {
     return sum + PairSums(w.even * Pair(x.even)) + PairSums(w.odd * Pair(x.odd));
   }

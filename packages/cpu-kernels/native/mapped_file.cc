@@ -52,6 +52,10 @@ const char* MappedFile::Map(const char* path) {
   return error;
 }
 
+void MappedFile::Trim() const {
+  if (data_) madvise(data_, size_, MADV_DONTNEED);
+}
+
 void MappedFile::Unmap() {
   if (data_) munmap(data_, size_);
   data_ = nullptr;

@@ -17,6 +17,8 @@ class MappedFile {
   // Null on success, otherwise the system's error code by name ("ENOENT"), or "EMPTY".
   const char* Map(const char* path);
   void Unmap();
+  // Gives the pages that were read back to the system; they are read again when touched.
+  void Trim() const;
 
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }

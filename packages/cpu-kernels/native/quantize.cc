@@ -7,16 +7,40 @@
 namespace magicpig::cpu {
 namespace {
 
-// Nibbles of ggml's blocks of 32: low halves first.
-void LoadNibbles(const uint8_t* bytes, uint8_t* values) {
-  for (int i = 0; i < 16; ++i) {
-    values[i] = bytes[i] & 15;
-    values[i + 16] = bytes[i] >> 4;
+constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
+constexpr uint32_t kLowPairs = 0x03030303;
+
+uint32_t WordAt(const uint8_t* bytes, size_t index) { return LoadAs<uint32_t>(bytes + 4 * index); }
+
+// Nibbles of 32 values, each in the low or the high half of a byte of its own.
+void NibblesOfBytes(const uint8_t* bytes, int half, uint32_t* words) {
+  for (size_t i = 0; i < 4; ++i) {
+    const uint32_t even = WordAt(bytes, 2 * i) >> (4 * half) & kLowNibbles;
+    const uint32_t odd = WordAt(bytes, 2 * i + 1) >> (4 * half) & kLowNibbles;
+    words[i] = even | odd << 4;
+  }
+}
+
+// Nibbles of ggml's blocks of 32: in 16 bytes, values 0..15 in the low halves and 16..31 in the high ones.
+void NibblesOfHalves(const uint8_t* bytes, uint32_t* words) {
+  for (size_t i = 0; i < 2; ++i) {
+    const uint32_t even = WordAt(bytes, 2 * i), odd = WordAt(bytes, 2 * i + 1);
+    words[i] = (even & kLowNibbles) | (odd & kLowNibbles) << 4;
+    words[i + 2] = (even >> 4 & kLowNibbles) | (odd & ~kLowNibbles);
   }
 }
 
 // One half of `scale` that values can be divided by: zero stays zero.
 float Inverse(float scale) { return scale != 0 ? 1.0f / scale : 0; }
+
+// Values of 8 or 4 bits.
+void WordsOfValues(const uint8_t* values, PanelFormat format, uint32_t* words) {
+  if (format == PanelFormat::kQ8) {
+    memcpy(words, values, kQuantBlock);
+  } else {
+    NibblesOfBytes(values, 0, words);
+  }
+}
 
 // values[i] = (weights[i] - base) inverse + offset, rounded to nearest even, between 0 and `most`.
 void Round(const float* weights, float base, float inverse, float offset, float most, uint8_t* values) {
@@ -53,6 +77,7 @@ PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type) {
     case SourceType::kQ4_0: return PanelFormat::kQ4;
     case SourceType::kQ4_1:
     case SourceType::kQ4_K: return PanelFormat::kQ4Min;
+    case SourceType::kQ6_K: return PanelFormat::kQ6;
     case SourceType::kF32:
     case SourceType::kF16:
     case SourceType::kBf16: return wanted == WeightFormat::kQ4 ? PanelFormat::kQ4Min : PanelFormat::kQ8;
@@ -62,7 +87,8 @@ PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type) {
 
 PanelFormat CommonFormat(PanelFormat a, PanelFormat b) {
   if (a == b) return a;
-  return a == PanelFormat::kQ8 || b == PanelFormat::kQ8 ? PanelFormat::kQ8 : PanelFormat::kQ4Min;
+  const auto four_bits = [](PanelFormat format) { return format == PanelFormat::kQ4 || format == PanelFormat::kQ4Min; };
+  return four_bits(a) && four_bits(b) ? PanelFormat::kQ4Min : PanelFormat::kQ8;
 }
 
 bool RepacksInto(SourceType type, PanelFormat format) {
@@ -70,46 +96,64 @@ bool RepacksInto(SourceType type, PanelFormat format) {
     case PanelFormat::kQ8: return type == SourceType::kQ8_0 || type == SourceType::kQ4_0;
     case PanelFormat::kQ4: return type == SourceType::kQ4_0;
     case PanelFormat::kQ4Min: return type == SourceType::kQ4_0 || type == SourceType::kQ4_1 || type == SourceType::kQ4_K;
+    case PanelFormat::kQ6: return type == SourceType::kQ6_K;
     default: return false;
   }
 }
 
 void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat format, QuantBlock* block) {
-  block->min = 0;
   switch (type) {
     case SourceType::kQ8_0: {
       const uint8_t* p = row + index * 34;
-      block->scale = LoadAs<uint16_t>(p);
-      for (size_t i = 0; i < kQuantBlock; ++i) block->values[i] = p[2 + i] ^ 128;  // plus 128
+      block->halves[0] = LoadAs<uint16_t>(p);
+      for (size_t i = 0; i < 8; ++i) block->words[i] = WordAt(p + 2, i) ^ 0x80808080u;  // plus 128
       break;
     }
     case SourceType::kQ4_0: {
       const uint8_t* p = row + index * 18;
-      block->scale = LoadAs<uint16_t>(p);
-      LoadNibbles(p + 2, block->values);
+      block->halves[0] = LoadAs<uint16_t>(p);
+      block->halves[1] = FloatToF16(-8 * LoadF16(p));
       if (format == PanelFormat::kQ8) {
-        for (uint8_t& value : block->values) value += 120;
-      } else if (format == PanelFormat::kQ4Min) {
-        block->min = FloatToF16(-8 * LoadF16(p));
+        for (size_t i = 0; i < 4; ++i) {
+          block->words[i] = (WordAt(p + 2, i) & kLowNibbles) + 0x78787878u;  // plus 120
+          block->words[i + 4] = (WordAt(p + 2, i) >> 4 & kLowNibbles) + 0x78787878u;
+        }
+      } else {
+        NibblesOfHalves(p + 2, block->words);
       }
       break;
     }
     case SourceType::kQ4_1: {
       const uint8_t* p = row + index * 20;
-      block->scale = LoadAs<uint16_t>(p);
-      block->min = LoadAs<uint16_t>(p + 2);
-      LoadNibbles(p + 4, block->values);
+      block->halves[0] = LoadAs<uint16_t>(p);
+      block->halves[1] = LoadAs<uint16_t>(p + 2);
+      NibblesOfHalves(p + 4, block->words);
       break;
     }
-    default: {  // kQ4_K
+    case SourceType::kQ4_K: {
       const uint8_t* p = row + index / 8 * 144;
       const int part = static_cast<int>(index % 8);
       int scale, min;
       ScaleAndMin(p + 4, part, &scale, &min);
-      block->scale = FloatToF16(LoadF16(p) * static_cast<float>(scale));
-      block->min = FloatToF16(-LoadF16(p + 2) * static_cast<float>(min));
-      const uint8_t* q = p + 16 + part / 2 * 32;
-      for (size_t i = 0; i < kQuantBlock; ++i) block->values[i] = q[i] >> (part % 2 * 4) & 15;
+      block->halves[0] = FloatToF16(LoadF16(p) * static_cast<float>(scale));
+      block->halves[1] = FloatToF16(-LoadF16(p + 2) * static_cast<float>(min));
+      NibblesOfBytes(p + 16 + part / 2 * 32, part % 2, block->words);
+      break;
+    }
+    default: {  // kQ6_K: see DecodeQ6_K
+      const uint8_t* p = row + index / 8 * 210;
+      const int half = static_cast<int>(index % 8 / 4), quarter = static_cast<int>(index % 4);
+      const uint8_t* scales = p + 192 + half * 8 + quarter * 2;
+      for (int i = 0; i < 2; ++i) {
+        block->halves[i] = FloatToF16(LoadF16(p + 208) * static_cast<float>(static_cast<int8_t>(scales[i])));
+      }
+      NibblesOfBytes(p + half * 64 + quarter % 2 * 32, quarter / 2, block->words);
+      const uint8_t* pairs = p + 128 + half * 32;
+      for (size_t i = 0; i < 2; ++i) {
+        uint32_t word = 0;
+        for (size_t j = 0; j < 4; ++j) word |= (WordAt(pairs, 4 * i + j) >> (2 * quarter) & kLowPairs) << (2 * j);
+        block->words[4 + i] = word;
+      }
       break;
     }
   }
@@ -117,51 +161,54 @@ void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat 
 
 void QuantiseBlock(const float* weights, PanelFormat format, QuantBlock* block) {
   const Range range = RangeOf(weights);
-  block->min = 0;
+  uint8_t values[kQuantBlock];
   if (format == PanelFormat::kQ4Min) {
-    block->scale = FloatToF16((range.most - range.least) / 15);
-    block->min = FloatToF16(range.least);
-    Round(weights, F16ToFloat(block->min), Inverse(F16ToFloat(block->scale)), 0, 15, block->values);
-    return;
+    block->halves[0] = FloatToF16((range.most - range.least) / 15);
+    block->halves[1] = FloatToF16(range.least);
+    Round(weights, F16ToFloat(block->halves[1]), Inverse(F16ToFloat(block->halves[0])), 0, 15, values);
+  } else {
+    const float offset = format == PanelFormat::kQ8 ? 128 : 8;
+    block->halves[0] = FloatToF16(std::max(-range.least, range.most) / (offset - 1));
+    Round(weights, 0, Inverse(F16ToFloat(block->halves[0])), offset, 2 * offset - 1, values);
   }
-  const float offset = format == PanelFormat::kQ8 ? 128 : 8;
-  block->scale = FloatToF16(std::max(-range.least, range.most) / (offset - 1));
-  Round(weights, 0, Inverse(F16ToFloat(block->scale)), offset, 2 * offset - 1, block->values);
+  WordsOfValues(values, format, block->words);
 }
 
 void PackBlocks(const QuantBlock* blocks, size_t stride, PanelFormat format, std::byte* packed) {
+  const size_t words = format == PanelFormat::kQ8 ? 8 : format == PanelFormat::kQ6 ? 6 : 4;
+  const size_t halves = (QuantBlockBytes(format) - words * 4 * kHalfPanel) / (2 * kHalfPanel);
   uint8_t* out = reinterpret_cast<uint8_t*>(packed);
-  if (format == PanelFormat::kQ8) {
-    for (size_t group = 0; group < 8; ++group) {
-      for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 4) memcpy(out, blocks[lane * stride].values + 4 * group, 4);
-    }
-  } else {
-    for (size_t pair = 0; pair < 4; ++pair) {
-      for (size_t lane = 0; lane < kHalfPanel; ++lane) {
-        const uint8_t* values = blocks[lane * stride].values + 8 * pair;
-        for (size_t i = 0; i < 4; ++i) *out++ = static_cast<uint8_t>(values[i] | values[4 + i] << 4);
-      }
-    }
+  for (size_t word = 0; word < words; ++word) {
+    for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 4) memcpy(out, &blocks[lane * stride].words[word], 4);
   }
-  for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 2) memcpy(out, &blocks[lane * stride].scale, 2);
-  if (format == PanelFormat::kQ4Min) {
-    for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 2) memcpy(out, &blocks[lane * stride].min, 2);
+  for (size_t half = 0; half < halves; ++half) {
+    for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 2) memcpy(out, &blocks[lane * stride].halves[half], 2);
   }
 }
 
 void DecodeBlock(const std::byte* packed, PanelFormat format, size_t lane, float* values) {
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(packed);
-  const bool nibbles = format != PanelFormat::kQ8;
-  const uint8_t* scales = bytes + (nibbles ? 256 : 512);
-  const float scale = LoadF16(scales + 2 * lane);
-  const float min = format == PanelFormat::kQ4Min ? LoadF16(scales + 2 * kHalfPanel + 2 * lane) : 0;
-  const int offset = format == PanelFormat::kQ8 ? 128 : format == PanelFormat::kQ4 ? 8 : 0;
+  const uint8_t* pairs = bytes + 256;  // kQ6
+  const uint8_t* halves = bytes + (format == PanelFormat::kQ8 ? 512 : format == PanelFormat::kQ6 ? 384 : 256) + 2 * lane;
+  const int offset =
+      format == PanelFormat::kQ8 ? 128 : format == PanelFormat::kQ6 ? 32 : format == PanelFormat::kQ4 ? 8 : 0;
+  // Byte of value i in vector `vector` of bytes.
+  const auto byte = [&](const uint8_t* from, size_t vector, size_t i) {
+    return from[(vector * kHalfPanel + lane) * 4 + i % 4];
+  };
   for (size_t i = 0; i < kQuantBlock; ++i) {
     const size_t group = i / 4;
-    const uint8_t byte = bytes[((nibbles ? group / 2 : group) * kHalfPanel + lane) * 4 + i % 4];
-    const int q = nibbles ? byte >> (group % 2 * 4) & 15 : byte;
+    int q = 0;
+    if (format == PanelFormat::kQ8) {
+      q = byte(bytes, group, i);
+    } else {
+      q = byte(bytes, group / 2, i) >> (group % 2 * 4) & 15;
+      if (format == PanelFormat::kQ6) q |= (byte(pairs, group / 4, i) >> (group % 4 * 2) & 3) << 4;
+    }
+    const float scale = LoadF16(halves + (format == PanelFormat::kQ6 ? i / 16 * 2 * kHalfPanel : 0));
     const float value = scale * static_cast<float>(q - offset);
-    values[i] = format == PanelFormat::kQ4Min ? value + min : value;  // adding zero would lose the sign of a zero
+    // Adding zero would lose the sign of a zero.
+    values[i] = format == PanelFormat::kQ4Min ? value + LoadF16(halves + 2 * kHalfPanel) : value;
   }
 }
 

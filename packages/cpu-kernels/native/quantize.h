@@ -8,22 +8,24 @@
 
 namespace magicpig::cpu {
 
-// Inputs of one output: w = scale (values - offset) + min, with the offset and range of the panel's format.
+// The weights of one output for kQuantBlock inputs, as a panel of some format interleaves them with those of other outputs.
 struct QuantBlock {
-  uint8_t values[kQuantBlock];
-  uint16_t scale;  // half
-  uint16_t min;    // half; kQ4Min alone
+  // What each vector of bytes of the packed block has for this output: eight groups of four values (kQ8), or four words of
+  // nibbles, and two of bit pairs (kQ6).
+  uint32_t words[8];
+  // Half floats: the scale; the scale and the minimum (kQ4Min); both scales (kQ6).
+  uint16_t halves[2];
 };
 
-// The format for weights of a checkpoint's type when `wanted` (kQ8 or kQ4) is asked for: 4-bit types stay in 4 bits, other
-// quantised types go into 8 bits, and unquantised ones into what was asked for.
+// The format for weights of a checkpoint's type when `wanted` (kQ8 or kQ4) is asked for: types of 4, 6 and 8 bits keep them,
+// those of 5 go into 8, and unquantised ones into what was asked for.
 PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type);
 
 // The format that holds both.
 PanelFormat CommonFormat(PanelFormat a, PanelFormat b);
 
-// True when blocks of that type go into that format without rounding (Q4_K's scales, products of a half and six bits, are
-// rounded to halves).
+// True when blocks of that type go into that format without rounding (but the scales of Q4_K and Q6_K, products of a half and
+// an integer, are rounded to halves).
 bool RepacksInto(SourceType type, PanelFormat format);
 
 // Block `index` (32 inputs) of a row, for a type and format that repack.

@@ -52,14 +52,17 @@ struct V16 {
   static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 };
 
+// Bits 2i and 2i + 1 of each byte, moved to bits 4 and 5.
+inline __m512i PairBits(__m512i pairs, int i) {
+  const __m512i shifted = i < 2 ? _mm512_slli_epi16(pairs, 4 - 2 * i) : _mm512_srli_epi16(pairs, 2 * i - 4);
+  return _mm512_and_si512(shifted, _mm512_set1_epi8(0x30));
+}
+
 // As RoundToInt8.
 inline int32_t RoundToInt8Avx512(const float* values, float inverse, int8_t* q) {
-  const __m512 scale = _mm512_set1_ps(inverse);
-  const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values), scale));
-  const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + 16), scale));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(low));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(high));
-  return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+  const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(inverse)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(rounded));
+  return _mm512_reduce_add_epi32(rounded);
 }
 
 }  // namespace

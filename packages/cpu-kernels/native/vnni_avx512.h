@@ -27,6 +27,9 @@ struct QVnni {
   static Bytes LoadHigh(const std::byte* p) {
     return _mm512_and_si512(_mm512_srli_epi16(Load(p), 4), _mm512_set1_epi8(15));
   }
+  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
+    return _mm512_or_si512(i % 2 == 0 ? LoadLow(nibbles) : LoadHigh(nibbles), PairBits(Load(pairs), i));
+  }
   // With the input broadcast from memory as part of the instruction, which compilers do not make of the intrinsics: a register
   // more for sums.
   static Ints Dot(Ints sum, Bytes w, const Input& x) {

@@ -77,6 +77,12 @@ export class MappedFile implements Disposable {
     return view;
   }
 
+  /** Gives the memory of what was read back to the system. Views stay valid: pages are read again when touched. */
+  trim(): void {
+    if (!this.#mapping) throw new DisposedError(`mapped file ${this.path}`);
+    native.trimFile(this.#mapping);
+  }
+
   /** Unmaps the file at once; views taken from it become empty. */
   [Symbol.dispose](): void {
     if (!this.#mapping) return;

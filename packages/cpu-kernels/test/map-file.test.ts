@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -21,6 +21,12 @@ function reasonOf(call: () => unknown): string {
   throw new Error('nothing was thrown');
 }
 
+/** What a mapping of a file has in memory. */
+function residentKilobytes(path: string): number {
+  const after = readFileSync('/proc/self/smaps', 'utf8').split(path)[1]!;
+  return Number(/^Rss: +(\d+) kB/m.exec(after)![1]);
+}
+
 describe('mapFile', () => {
   it('gives the bytes of the file', () => {
     using file = mapFile(path);
@@ -38,6 +44,20 @@ describe('mapFile', () => {
     const out = poisoned(backend, 16);
     backend.embed(out, weight, Int32Array.of(3));
     expect(out.host).toEqual(new Float32Array(content.buffer).slice(3 + 48, 3 + 64));
+  });
+
+  it('gives memory back and reads again', () => {
+    const large = join(folder, 'large');
+    writeFileSync(large, new Uint8Array(2 ** 20).fill(7));
+    using file = mapFile(large);
+    const sum = () => file.bytes.reduce((total, byte) => total + byte, 0);
+    expect(sum()).toBe(7 * 2 ** 20);
+    if (process.platform === 'linux') expect(residentKilobytes(large)).toBe(1024);
+    file.trim();
+    if (process.platform === 'linux') expect(residentKilobytes(large)).toBe(0);
+    expect(sum()).toBe(7 * 2 ** 20);
+    file[Symbol.dispose]();
+    expect(() => file.trim()).toThrow(DisposedError);
   });
 
   it('empties its views when disposed', () => {

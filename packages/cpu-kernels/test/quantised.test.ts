@@ -52,13 +52,19 @@ describe.each(paths)('%s', (isa) => {
       const { source, values } = blocksOf(type);
       expect(sameBits(unpack(backend, [source], format), values), `${type} as ${format}`).toBe(true);
     }
-    // Scales of q4_k are rounded to halves; values are 15 scales and a minimum at most.
-    const { source, values } = blocksOf('q4_k');
-    const got = unpack(backend, [source], 'q4');
-    for (let i = 0; i < values.length; ++i) expectWithin(got[i]!, values[i]!, 0.05 * 63 * 16 * 2 ** -11);
+    // Scales of q4_k and q6_k are rounded to halves, those of q4_k and its minimum apart.
+    for (const type of ['q4_k', 'q6_k'] as const) {
+      const { source, values } = blocksOf(type);
+      const got = unpack(backend, [source], 'q8');
+      for (let first = 0; first < values.length; first += BLOCK) {
+        const block = values.subarray(first, first + BLOCK);
+        const error = (type === 'q6_k' ? 1 : 3) * Math.max(...block.map(Math.abs)) * 2 ** -11;
+        for (let i = 0; i < BLOCK; ++i) expectWithin(got[first + i]!, block[i]!, error);
+      }
+    }
   });
 
-  it('holds 4-bit sources in 4 bits and takes 8 for other quantised ones', () => {
+  it('holds sources of 4 and 6 bits in as many and takes 8 for other quantised ones', () => {
     const bytes = (type: 'q4_0' | 'q4_1' | 'q4_k' | 'q8_0' | 'q6_k' | 'q5_1' | 'f16', format: 'q8' | 'q4') => {
       using weight = backend.weight([blocksOf(type).source], { format });
       return weight.bytes / (32 * 256); // one panel of 32 outputs
@@ -66,7 +72,8 @@ describe.each(paths)('%s', (isa) => {
     for (const format of ['q8', 'q4'] as const) {
       expect(bytes('q4_0', format)).toBe((16 + 2) / 32);
       for (const type of ['q4_1', 'q4_k'] as const) expect(bytes(type, format)).toBe((16 + 4) / 32);
-      for (const type of ['q8_0', 'q6_k', 'q5_1'] as const) expect(bytes(type, format)).toBe((32 + 2) / 32);
+      expect(bytes('q6_k', format)).toBe((16 + 8 + 4) / 32);
+      for (const type of ['q8_0', 'q5_1'] as const) expect(bytes(type, format)).toBe((32 + 2) / 32);
     }
     expect(bytes('f16', 'q8')).toBe((32 + 2) / 32);
     expect(bytes('f16', 'q4')).toBe((16 + 4) / 32);
@@ -81,17 +88,17 @@ describe.each(paths)('%s', (isa) => {
     for (const [source, values] of [
       [f32Source(uniform, rows, cols), uniform],
       [random, drawn],
-      [blocksOf('q6_k').source, blocksOf('q6_k').values],
+      [blocksOf('q5_1').source, blocksOf('q5_1').values],
     ] as const) {
       for (const format of quantisedFormats) {
         const got = unpack(backend, [source], format);
         for (let first = 0; first < values.length; first += BLOCK) {
           const block = values.subarray(first, first + BLOCK);
           const largest = Math.max(...block.map(Math.abs));
-          const q6 = source.type === 'q6_k'; // has more than 4 bits: kept in 8
-          const level = format === 'q8' || q6 ? largest / 127 : (Math.max(...block) - Math.min(...block)) / 15;
-          // Half a level, and what rounding the scale and the minimum to halves costs.
-          const error = level / 2 + largest * 2 ** -9;
+          const q5 = source.type === 'q5_1'; // has more than 4 bits: kept in 8
+          const level = format === 'q8' || q5 ? largest / 127 : (Math.max(...block) - Math.min(...block)) / 15;
+          // Half a level, and what rounding the scale and the minimum to halves costs, small scales to subnormal ones.
+          const error = level / 2 + largest * 2 ** -9 + 127 * 2 ** -25;
           for (let i = 0; i < BLOCK; ++i) expectWithin(got[first + i]!, block[i]!, error);
         }
       }
@@ -177,6 +184,25 @@ describe.each(paths)('%s', (isa) => {
       const yn = product(normed, wa, rows, outputs, cols);
       for (let i = 0; i < rows * outputs; ++i) {
         expectWithin(out.host[i]!, yn.sums[i]!, 0.02 * yn.sizes[i]!);
+      }
+    }
+  });
+
+  it('products with blocks of a file match double precision, and rows alone and together have the same bits', () => {
+    for (const type of ['q8_0', 'q4_0', 'q4_1', 'q4_k', 'q6_k'] as const) {
+      const { source } = blocksOf(type);
+      const { rows: outputs, cols } = source;
+      const values = unpack(backend, [source], 'q8');
+      using weight = backend.weight([source], { format: 'q8' });
+      for (const rows of [1, 3, 12, 29]) {
+        const x = randomArray(rows * cols, rows);
+        const { sums, sizes } = product(roundInputs(x), values, rows, outputs, cols);
+        const out = poisoned(backend, rows * outputs);
+        backend.linear(out, tensorOf(backend, x), weight, rows);
+        for (let i = 0; i < sums.length; ++i) expectWithin(out.host[i]!, sums[i]!, FLOAT_ERROR * (sizes[i]! + 1e-3));
+        const last = poisoned(backend, outputs);
+        backend.linear(last, tensorOf(backend, x.subarray((rows - 1) * cols)), weight, 1);
+        expect([...last.host]).toEqual([...out.host.subarray((rows - 1) * outputs, rows * outputs)]);
       }
     }
   });

@@ -55,6 +55,8 @@ export interface Checkpoint extends Disposable {
    */
   tensor(name: string, rows: number, cols: number): WeightSource;
   readonly tokenizer: Tokenizer;
+  /** Gives the memory of what was read of mapped files back to the system. Sources stay valid, and are read again when used. */
+  trim(): void;
   /** Lets go of mapped files. Sources must not be used afterwards. */
   [Symbol.dispose](): void;
 }

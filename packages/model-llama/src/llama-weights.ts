@@ -34,6 +34,8 @@ export interface LlamaWeights extends Disposable {
   norm: Tensor;
   /** [vocab, hidden]; the embedding itself when the model ties them. */
   output: Weight;
+  /** Bytes of all of it. */
+  bytes: number;
 }
 
 /** Sources whose values stand alone; the others are blocks. */
@@ -67,19 +69,20 @@ export async function loadLlamaWeights(
     checkpoint.config;
   const { format, signal, onProgress } = options;
   const total = layers * 6 + (tiedEmbeddings ? 2 : 3);
-  const made: Disposable[] = [];
+  const made: (Tensor | Weight)[] = [];
   const dispose = () => {
     for (const thing of made.splice(0)) thing[Symbol.dispose]();
   };
-  const keep = <T extends Disposable>(thing: T): T => {
+  const keep = <T extends Tensor | Weight>(thing: T): T => {
     made.push(thing);
     return thing;
   };
   let done = 0;
-  const step = async <T extends Disposable>(item: string, make: () => T): Promise<T> => {
+  const step = async <T extends Tensor | Weight>(item: string, make: () => T): Promise<T> => {
     await setImmediate();
     signal?.throwIfAborted();
     const thing = keep(make());
+    checkpoint.trim(); // or the file's pages would stay beside the weights made of them
     done += 1;
     onProgress?.({ stage: 'load', item, done, total });
     return thing;
@@ -143,6 +146,7 @@ export async function loadLlamaWeights(
       layers: loaded,
       norm: await vector('model.norm.weight', hiddenSize),
       output: tiedEmbeddings ? embedding : await matrix('lm_head.weight', vocabSize, hiddenSize),
+      bytes: made.reduce((sum, thing) => sum + ('bytes' in thing ? thing.bytes : thing.length * 4), 0),
       [Symbol.dispose]: dispose,
     };
   } catch (error) {
@@ -154,7 +158,7 @@ export async function loadLlamaWeights(
 /** Biases of stacked matrices as one vector, zero where a part has none; nothing when no part has one. */
 function stackedBias(
   backend: Backend,
-  keep: <T extends Disposable>(thing: T) => T,
+  keep: (tensor: Tensor) => Tensor,
   checkpoint: Checkpoint,
   parts: [name: string, length: number][],
 ): Tensor | undefined {

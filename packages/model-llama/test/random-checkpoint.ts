@@ -105,6 +105,7 @@ export function randomCheckpoint(model: Pick<RandomModel, 'name' | 'config' | 't
       return { type: 'f32', data: new Uint8Array(values.buffer), rows, cols };
     },
     tokenizer: characterTokenizer(config.vocabSize),
+    trim() {},
     [Symbol.dispose]() {},
   };
 }

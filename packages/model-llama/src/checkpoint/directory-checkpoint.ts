@@ -46,6 +46,9 @@ export function openDirectory(directory: string, name: string): Checkpoint {
       tensorNames: new Set(table.keys()),
       tokenizer,
       tensor: (tensor, rows, cols) => weightSource(table, directory, tensor, rows, cols),
+      trim() {
+        for (const file of files) file.trim();
+      },
       [Symbol.dispose]: dispose,
     };
   } catch (error) {

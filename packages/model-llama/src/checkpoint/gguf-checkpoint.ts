@@ -48,6 +48,9 @@ export function openGguf(path: string, name: string): Checkpoint {
       tensorNames: new Set(table.keys()),
       tokenizer: new ModelTokenizer(ggufTokenizer(metadata)),
       tensor: (tensor, rows, cols) => unpermuted(weightSource(table, path, tensor, rows, cols), tensor, config),
+      trim() {
+        for (const file of files) file.trim();
+      },
       [Symbol.dispose]: dispose,
     };
   } catch (error) {

@@ -58,6 +58,7 @@ export function openRandom(shape: string, seed: number): Checkpoint {
       const isNorm = name.endsWith('norm.weight');
       return { type: 'random', rows, cols, seed: tensorSeed(seed, name), std: isNorm ? 0 : STD, mean: isNorm ? 1 : 0 };
     },
+    trim() {},
     [Symbol.dispose]() {},
   };
 }
