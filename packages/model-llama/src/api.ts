@@ -54,6 +54,8 @@ export interface LoadOptions {
   contextTokens?: number;
   /** Bytes for KV cache and tables together; default half of the memory that is free after loading. */
   cacheBytes?: number;
+  /** Bytes for everything: weights, activations, KV cache and tables; instead of `cacheBytes`, which gets what is left. */
+  memoryBytes?: number;
   /** Requests that decode together; others wait in a queue. Default 16. */
   maxSequences?: number;
   /** Requests that may wait; one more is refused with EngineBusyError. Default 256. */
@@ -153,7 +155,11 @@ export interface ModelInfo {
   threads: number;
   weights: WeightFormat;
   contextTokens: number;
+  /** Bytes for KV cache and tables. */
   cacheBytes: number;
+  /** Bytes that are taken beside them. */
+  memory: { weights: number; scratch: number };
+  maxSequences: number;
   hasChatTemplate: boolean;
 }
 
@@ -182,6 +188,12 @@ export interface ModelProfile {
   table: string;
 }
 
+/** {@link ModelStats} as of the last step, and the present one. */
+export interface ModelStatus extends ModelStats {
+  /** Milliseconds since the present step began; 0 between steps. */
+  stepMs: number;
+}
+
 /**
  * A loaded model. The engine runs in a worker thread, so the calling thread never computes; several generations at once
  * share batched decode steps.
@@ -200,7 +212,13 @@ export interface LlamaModel extends AsyncDisposable {
   /** Token ids of a text, or of a conversation in the chat template. */
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
+  /** What runs, after all that was asked for before; waits for the present step to end. */
   stats(): Promise<ModelStats>;
+  /**
+   * The same as of the last step, at once.
+   * @throws ModelClosedError, WorkerCrashedError
+   */
+  status(): ModelStatus;
   /**
    * Where the time went since the model was loaded or since the last call. Takes about a third of a second of the
    * model's thread.

@@ -68,6 +68,13 @@ export class Llama implements Disposable {
     this.#logits = backend.tensor(config.vocabSize);
   }
 
+  /** Bytes of the activations of steps of `maxRows` rows, `logits` of which have logits. */
+  static bytesFor(config: LlamaConfig, maxRows: number, logits: number): number {
+    const { hiddenSize, intermediateSize, queryHeads, kvHeads, headDim, vocabSize } = config;
+    const row = hiddenSize + (2 * queryHeads + 2 * kvHeads + 1) * headDim + intermediateSize;
+    return 4 * (maxRows * row + logits * (hiddenSize + vocabSize));
+  }
+
   /**
    * Runs the rows of all entries through the model and appends them to their sequences. A row's result depends on its own
    * sequence alone. On failure the sequences are as they were.

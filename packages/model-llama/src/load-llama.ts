@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { LlamaModel, LoadOptions } from './api.js';
 import { WorkerCrashedError } from './engine-errors.js';
+import { SharedStatus } from './shared-status.js';
 import { fromWireError } from './wire-error.js';
 import { WorkerModel } from './worker-model.js';
 import type { FromWorker, WorkerData } from './worker-protocol.js';
@@ -30,7 +31,8 @@ const WORKER = new URL(import.meta.url.endsWith('.ts') ? '../dist/worker.js' : '
 export async function loadLlama(source: string, options: LoadOptions = {}): Promise<LlamaModel> {
   const { signal, onProgress, ...rest } = options;
   signal?.throwIfAborted();
-  const data: WorkerData = { source, options: rest };
+  const status = new SharedStatus();
+  const data: WorkerData = { source, options: rest, status: status.buffer };
   const worker = new Worker(WORKER, { workerData: data, execArgv: [] });
   return new Promise((resolve, reject) => {
     let timer: NodeJS.Timeout | undefined;
@@ -59,7 +61,7 @@ export async function loadLlama(source: string, options: LoadOptions = {}): Prom
           void worker.terminate();
           reject(signal.reason);
         } else {
-          resolve(new WorkerModel(worker, message.info));
+          resolve(new WorkerModel(worker, message.info, status));
         }
       }
     };

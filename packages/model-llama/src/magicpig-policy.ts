@@ -60,7 +60,7 @@ export class MagicPigPolicy implements AttentionPolicy {
     if (tokens < this.settings.minContext || keys < LEAST_KEYS) return 0;
     // One layer's tables exist twice while they are built anew.
     const heads = (layers - denseLayers.length + 1) * kvHeads;
-    return heads * tableBytes(K, L, keys, headDim);
+    return heads * tableBytes(K, L, keys, headDim) + scratchBytes(L, keys, headDim);
   }
 
   open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
@@ -112,6 +112,11 @@ function tableBytes(bits: number, tables: number, keys: number, dim: number): nu
   const ids = (keys + Math.min(keys, listed)) * tables * 2;
   const norms = keys * 4 * 2; // grown ahead of need
   return starts + ids + norms + dim * 4 + 1024;
+}
+
+/** Bytes that indexing one head takes on the way: its keys as float32, and their codes in a segment. */
+function scratchBytes(tables: number, keys: number, dim: number): number {
+  return keys * dim * 4 + Math.min(keys, SEGMENT_KEYS) * tables * 2;
 }
 
 /** Keys being brought into the tables. */

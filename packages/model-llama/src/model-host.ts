@@ -1,16 +1,15 @@
 import { CpuBackend } from '@magicpig/cpu-kernels';
 import { KvStore } from '@magicpig/kv-offload';
 import type { LoadOptions, ModelInfo } from './api.js';
-import { resolveAttention } from './attention-options.js';
-import { type Backend, WEIGHT_FORMATS } from './backend.js';
+import type { Backend } from './backend.js';
 import type { Checkpoint, Tokenizer } from './checkpoint.js';
 import { Engine } from './engine.js';
-import { CacheTooSmallError, InvalidRequestError } from './errors.js';
+import { CacheTooSmallError } from './errors.js';
 import type { KvCache } from './kv-cache.js';
 import { Llama } from './llama.js';
-import { loadLlamaWeights, naturalFormat } from './llama-weights.js';
+import { loadLlamaWeights } from './llama-weights.js';
+import { type EngineSettings, resolveLoadOptions } from './load-options.js';
 import { loadPolicies } from './load-policies.js';
-import { PREFIX_REUSE } from './memory.js';
 import { PolicyFactory } from './policy-factory.js';
 import { StepProfiler } from './step-profiler.js';
 
@@ -37,41 +36,9 @@ const CACHE_SHARE = 0.5;
  *   whatever loading throws.
  */
 export async function createModelHost(checkpoint: Checkpoint, options: LoadOptions = {}): Promise<ModelHost> {
-  const {
-    weights: format = naturalFormat(checkpoint),
-    maxSequences = 16,
-    maxQueue = 256,
-    maxStallMs = 250,
-    threads,
-    signal,
-    onProgress,
-  } = options;
   const { config, tokenizer, name } = checkpoint;
-  const { attention = { policy: 'magicpig' }, contextTokens = config.maxPositions } = options;
-  checkInteger('maxSequences', maxSequences, 1, 1024);
-  checkInteger('maxQueue', maxQueue, 0, 2 ** 31 - 1);
-  checkInteger('maxStallMs', maxStallMs, 1, 3_600_000);
-  checkInteger('contextTokens', contextTokens, 2, 2 ** 31 - 1);
-  if (threads !== undefined) checkInteger('threads', threads, 1, 1024);
-  if (options.cacheBytes !== undefined) checkInteger('cacheBytes', options.cacheBytes, 1, Number.MAX_SAFE_INTEGER);
-  if (options.backend !== undefined && options.backend !== 'cpu') {
-    throw new InvalidRequestError(`backend must be 'cpu', not ${JSON.stringify(options.backend)}`, 'backend');
-  }
-  if (!WEIGHT_FORMATS.includes(format)) {
-    throw new InvalidRequestError(
-      `weights must be one of ${WEIGHT_FORMATS.join(', ')}, not ${JSON.stringify(format)}`,
-      'weights',
-    );
-  }
-  if (!PREFIX_REUSE.includes(options.prefixCache ?? 'all')) {
-    throw new InvalidRequestError(
-      `prefixCache must be one of ${PREFIX_REUSE.join(', ')}, not ${JSON.stringify(options.prefixCache)}`,
-      'prefixCache',
-    );
-  }
-  // The rotations of `dynamic` scaling depend on the length of the whole prompt, so that no two share a beginning.
-  const prefixCache = config.ropeScaling.type === 'dynamic' ? 'off' : (options.prefixCache ?? 'all');
-  resolveAttention(attention, config.layers);
+  const settings = resolveLoadOptions(options, checkpoint);
+  const { format, threads, contextTokens, maxSequences } = settings;
   const modules = await loadPolicies(options.policies ?? {});
 
   const owned: Disposable[] = [];
@@ -84,19 +51,30 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   };
   try {
     const backend = own(new CpuBackend(threads === undefined ? {} : { threads }));
-    const weights = own(await loadLlamaWeights(checkpoint, backend, { format, signal, onProgress }));
+    const weights = own(
+      await loadLlamaWeights(checkpoint, backend, { format, signal: options.signal, onProgress: options.onProgress }),
+    );
     const { layers, kvHeads, queryHeads, headDim } = config;
     const maxRows = Engine.maxRows(maxSequences);
-    const cacheBytes = options.cacheBytes ?? Math.floor(CACHE_SHARE * process.availableMemory());
+    const memory = { weights: weights.bytes, scratch: Llama.bytesFor(config, maxRows, maxSequences) };
+    const cacheBytes = bytesForCache(settings, memory);
     const dtype = format === 'f32' ? 'f32' : 'bf16';
     const cache = own(
-      new KvStore({ layers, kvHeads, queryHeads, headDim, dtype, maxBytes: cacheBytes, pool: backend.pool }),
+      new KvStore({
+        layers,
+        kvHeads,
+        queryHeads,
+        headDim,
+        dtype,
+        maxBytes: Math.max(cacheBytes, 1),
+        pool: backend.pool,
+      }),
     );
-    const page = cache.bytesFor(1);
-    if (page > cacheBytes) {
+    if (cache.bytesFor(1) > cacheBytes) {
       throw new CacheTooSmallError(
-        `one page of the cache takes ${page} bytes and cacheBytes is ${cacheBytes}; pass more`,
-        page,
+        `one page of the KV cache takes ${cache.bytesFor(1)} bytes and there are ${cacheBytes} for it ` +
+          `(weights take ${memory.weights}, activations ${memory.scratch}); pass more as cacheBytes or memoryBytes`,
+        cache.bytesFor(1),
         cacheBytes,
       );
     }
@@ -105,21 +83,7 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     const llama = own(new Llama({ config, backend, cache: profiler?.watchCache(cache) ?? cache, weights, maxRows }));
     const factory = new PolicyFactory({ config, cache, pool: backend.pool }, modules);
     const policies = profiler?.watchPolicies(factory) ?? factory;
-    const engine = own(
-      new Engine({
-        llama,
-        cache,
-        policies,
-        tokenizer,
-        contextTokens,
-        cacheBytes,
-        maxSequences,
-        maxQueue,
-        maxStallMs,
-        prefixCache,
-        attention,
-      }),
-    );
+    const engine = own(new Engine({ ...settings, llama, cache, policies, tokenizer, cacheBytes }));
     const info: ModelInfo = {
       name,
       config,
@@ -129,6 +93,8 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
       weights: format,
       contextTokens,
       cacheBytes,
+      memory,
+      maxSequences,
       hasChatTemplate: tokenizer.hasChatTemplate,
     };
     return { info, engine, llama, cache, backend, tokenizer, profiler, [Symbol.dispose]: dispose };
@@ -138,8 +104,11 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   }
 }
 
-function checkInteger(name: string, value: unknown, low: number, high: number): void {
-  if (!Number.isInteger(value) || (value as number) < low || (value as number) > high) {
-    throw new InvalidRequestError(`${name} must be an integer in ${low}..${high}, not ${JSON.stringify(value)}`, name);
-  }
+/** Bytes for KV cache and tables: what was asked for, what the rest leaves of it, or a share of what is free. */
+function bytesForCache(
+  { cacheBytes, memoryBytes }: EngineSettings,
+  { weights, scratch }: { weights: number; scratch: number },
+): number {
+  if (memoryBytes !== undefined) return Math.max(memoryBytes - weights - scratch, 0);
+  return cacheBytes ?? Math.floor(CACHE_SHARE * process.availableMemory());
 }

@@ -1,10 +1,19 @@
 import { once } from 'node:events';
 import type { Worker } from 'node:worker_threads';
-import type { GenerateOptions, GenerationEvent, LlamaModel, ModelInfo, ModelProfile, ModelStats } from './api.js';
+import type {
+  GenerateOptions,
+  GenerationEvent,
+  LlamaModel,
+  ModelInfo,
+  ModelProfile,
+  ModelStats,
+  ModelStatus,
+} from './api.js';
 import type { ChatMessage } from './checkpoint.js';
 import { WorkerCrashedError } from './engine-errors.js';
 import { ModelClosedError } from './errors.js';
 import { EventQueue } from './event-queue.js';
+import type { SharedStatus } from './shared-status.js';
 import { fromWireError } from './wire-error.js';
 import type { Calls, FromWorker, Prompt, ToWorker } from './worker-protocol.js';
 
@@ -12,6 +21,7 @@ import type { Calls, FromWorker, Prompt, ToWorker } from './worker-protocol.js';
 export class WorkerModel implements LlamaModel {
   readonly info: ModelInfo;
   readonly #worker: Worker;
+  readonly #status: SharedStatus;
   readonly #generations = new Map<number, EventQueue<GenerationEvent>>();
   readonly #calls = new Map<number, { resolve(result: unknown): void; reject(error: unknown): void }>();
   #nextId = 0;
@@ -19,9 +29,10 @@ export class WorkerModel implements LlamaModel {
   #ended: Error | undefined;
 
   /** @param worker Has sent `ready`. */
-  constructor(worker: Worker, info: ModelInfo) {
+  constructor(worker: Worker, info: ModelInfo, status: SharedStatus) {
     this.info = info;
     this.#worker = worker;
+    this.#status = status;
     worker.on('message', (message: FromWorker) => this.#receive(message));
     worker.on('error', (cause) => {
       this.#end(
@@ -63,6 +74,11 @@ export class WorkerModel implements LlamaModel {
 
   stats(): Promise<ModelStats> {
     return this.#call('stats', undefined);
+  }
+
+  status(): ModelStatus {
+    if (this.#ended) throw this.#ended;
+    return this.#status.read();
   }
 
   profile(): Promise<ModelProfile> {

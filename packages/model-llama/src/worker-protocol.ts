@@ -17,6 +17,8 @@ export type Prompt = string | Int32Array | { messages: ChatMessage[]; tools?: un
 export interface WorkerData {
   source: string;
   options: Omit<LoadOptions, 'signal' | 'onProgress'>;
+  /** For {@link SharedStatus}. */
+  status: SharedArrayBuffer;
 }
 
 /** Questions with one answer, by name. */

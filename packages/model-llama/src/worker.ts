@@ -5,6 +5,7 @@ import { openCheckpoint } from './checkpoint/open-checkpoint.js';
 import { encodePrompt } from './encode-prompt.js';
 import { InvalidRequestError } from './errors.js';
 import { createModelHost, type ModelHost } from './model-host.js';
+import { SharedStatus } from './shared-status.js';
 import { toWireError } from './wire-error.js';
 import type { Calls, FromWorker, GenerationNews, Prompt, ToWorker, WorkerData } from './worker-protocol.js';
 
@@ -13,6 +14,7 @@ import type { Calls, FromWorker, GenerationNews, Prompt, ToWorker, WorkerData } 
 type Call = Extract<ToWorker, { type: 'call' }>;
 
 const port = parentPort!;
+const status = new SharedStatus((workerData as WorkerData).status);
 const loading = new AbortController();
 let host: ModelHost | undefined;
 let stepping = false;
@@ -25,6 +27,7 @@ port.on('message', (message: ToWorker) => {
       break;
     case 'abort':
       host?.engine.abort(message.id);
+      if (host) status.write(host.engine.stats);
       break;
     case 'call':
       call(message);
@@ -42,6 +45,7 @@ port.on('message', (message: ToWorker) => {
 
 try {
   host = await load(workerData as WorkerData);
+  status.write(host.engine.stats);
   send({ type: 'ready', info: host.info });
 } catch (error) {
   send({ type: 'load-failed', error: toWireError(error) });
@@ -102,7 +106,10 @@ async function run(): Promise<void> {
   try {
     for (let more = true; more && host; ) {
       const { engine, profiler } = host;
+      status.stepBegins();
       more = profiler ? profiler.step(() => engine.step()) : engine.step();
+      status.stepEnded();
+      status.write(engine.stats);
       if (news.length > 0) send({ type: 'news', news });
       news = [];
       await setImmediate();

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions, GenerationEvent, LlamaModel, LoadOptions, LoadProgress } from '../src/api.js';
 import { WorkerCrashedError } from '../src/engine-errors.js';
 import {
+  CacheTooSmallError,
   ContextTooLongError,
   EngineBusyError,
   InvalidRequestError,
@@ -66,6 +67,8 @@ describe('loading', () => {
     [InvalidRequestError, 'random:tiny', { backend: 'tpu' as 'cpu' }],
     [InvalidRequestError, 'random:tiny', { maxSequences: 0 }],
     [InvalidRequestError, 'random:tiny', { contextTokens: 1 }],
+    [InvalidRequestError, 'random:tiny', { maxStallMs: 0 }],
+    [InvalidRequestError, 'random:tiny', { prefixCache: 'some' as 'all' }],
     [InvalidRequestError, 'random:tiny', { attention: { policy: 'magicpig', denseLayers: [3] } as AttentionOptions }],
   ])('fails with %o for %s %j', async (error, source, options) => {
     await expect(loadLlama(source, options)).rejects.toThrow(error);
@@ -243,6 +246,38 @@ describe('profile', () => {
 
   it('is refused when nothing was measured', async () => {
     await expect((await load()).profile()).rejects.toThrow(InvalidRequestError);
+  });
+});
+
+describe('the state of a model', () => {
+  it('is there at once, whatever its thread is at', async () => {
+    const model = await load({ maxSequences: 1 });
+    expect(model.status()).toEqual({ ...(await model.stats()), stepMs: 0 });
+    const events = model.generate('Hello', FOREVER)[Symbol.asyncIterator]();
+    await events.next();
+    await vi.waitFor(() => expect(model.status()).toMatchObject({ running: 1, waiting: 0 }));
+    expect(model.status().cacheBytesUsed).toBeGreaterThan(0);
+    await vi.waitFor(() => expect(model.status().stepMs).toBeGreaterThan(0));
+    await events.return!();
+    await freed(model);
+    expect(model.status().running).toBe(0);
+    await model.close();
+    expect(() => model.status()).toThrow(ModelClosedError);
+  });
+
+  it('tells what memory goes to', async () => {
+    const first = await load();
+    const { weights, scratch } = first.info.memory;
+    // Embedding and output matrix alone, in bfloat16.
+    expect(weights).toBeGreaterThan(2 * 2 * first.info.config.vocabSize * first.info.config.hiddenSize);
+    expect(scratch).toBeGreaterThan(512 * 4 * first.info.config.hiddenSize);
+    const memoryBytes = weights + scratch + 2 ** 25;
+    const second = await load({ cacheBytes: undefined as unknown as number, memoryBytes });
+    expect(second.info.cacheBytes).toBe(2 ** 25);
+    await expect(load({ cacheBytes: undefined as unknown as number, memoryBytes: weights })).rejects.toThrow(
+      CacheTooSmallError,
+    );
+    await expect(load({ memoryBytes })).rejects.toThrow(/memoryBytes includes cacheBytes/);
   });
 });
 

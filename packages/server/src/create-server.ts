@@ -29,7 +29,7 @@ export interface ServerOptions {
   bodyLimit?: number;
   /** Milliseconds that running generations get to finish when the server closes; then they end with an error. Default 5000. */
   graceMs?: number;
-  /** Milliseconds `/health` waits for the engine before it calls it dead. Default 10,000. */
+  /** Milliseconds that the engine may be at one step before `/health` calls it dead. Default 60,000. */
   healthTimeoutMs?: number;
   /** Fastify's logger option. Default no log. At level `info` there is one line for each request that generates or fails. */
   logger?: FastifyServerOptions['logger'];
@@ -43,7 +43,7 @@ export interface ServerOptions {
  *   new requests with status 503, lets running ones finish for `graceMs`, and ends the others with an error event.
  */
 export function createServer(options: ServerOptions): FastifyInstance {
-  const { model, defaults = {}, apiKey, graceMs = 5000, healthTimeoutMs = 10_000 } = options;
+  const { model, defaults = {}, apiKey, graceMs = 5000, healthTimeoutMs = 60_000 } = options;
   const running = new RunningRequests();
   const app = Fastify({
     logger: options.logger ?? false,

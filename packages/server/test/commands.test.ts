@@ -106,6 +106,13 @@ describe('serve', () => {
     expect(run.stderr()).toMatch(/192\.0\.2\.1 is not an address of this machine\. Pass --host 127\.0\.0\.1/);
   });
 
+  test('memory for everything can be given instead of memory for the cache', async () => {
+    const run = runCommand(['serve', '--port', '0', '--memory-gb', '3']);
+    await until(() => run.loaded.length === 1, 'the load');
+    expect(run.loaded[0]!.options).toMatchObject({ memoryBytes: 3 * 2 ** 30 });
+    expect(run.loaded[0]!.options).not.toHaveProperty('cacheBytes');
+  });
+
   test('every flag reaches the loader', async () => {
     const run = runCommand([
       ...['serve', '--port', '0', '--threads', '3', '--weights', 'f32', '--context', '4096', '--cache-gb', '512MB'],
@@ -124,11 +131,13 @@ describe('serve', () => {
         '120',
       ],
       ...['--sink', '8', '--window', '32', '--dense-layers', '0,1', '--min-context', '100', '--attention-seed', '3'],
-      ...['--sampled-prompt-tokens', '16'],
+      ...['--sampled-prompt-tokens', '16', '--max-stall', '80', '--prefix-cache', 'prompts'],
     ]);
     await until(() => run.loaded.length === 1, 'the load');
     const { signal: _, onProgress: __, ...options } = run.loaded[0]!.options;
     expect(options).toEqual({
+      maxStallMs: 80,
+      prefixCache: 'prompts',
       backend: 'cpu',
       threads: 3,
       weights: 'f32',

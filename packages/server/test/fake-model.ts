@@ -6,6 +6,7 @@ import type {
   ModelInfo,
   ModelProfile,
   ModelStats,
+  ModelStatus,
 } from '@magicpig/model-llama';
 
 type Prompt = Parameters<LlamaModel['generate']>[0];
@@ -41,6 +42,8 @@ export class FakeModel implements LlamaModel {
   closed = false;
   /** Set to make {@link stats} fail, as it does when the engine has died. */
   dead: Error | undefined;
+  /** How long the present step takes already. */
+  stepMs = 0;
   readonly #options: Required<Omit<FakeModelOptions, 'failAt'>> & Pick<FakeModelOptions, 'failAt'>;
 
   constructor(options: FakeModelOptions = {}) {
@@ -75,6 +78,8 @@ export class FakeModel implements LlamaModel {
       weights: 'bf16',
       contextTokens: this.#options.contextTokens,
       cacheBytes: 2 ** 30,
+      memory: { weights: 2 ** 20, scratch: 2 ** 16 },
+      maxSequences: 16,
       hasChatTemplate: true,
     };
   }
@@ -156,13 +161,18 @@ export class FakeModel implements LlamaModel {
   }
 
   async stats(): Promise<ModelStats> {
+    return this.status();
+  }
+
+  status(): ModelStatus {
     if (this.dead) throw this.dead;
     return {
       running: this.running,
       waiting: 0,
       cacheBytesUsed: this.running * 1024,
-      prefixBytes: 0,
+      prefixBytes: 512,
       cacheBytes: this.info.cacheBytes,
+      stepMs: this.stepMs,
     };
   }
 

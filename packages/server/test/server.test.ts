@@ -35,6 +35,7 @@ test('health tells what runs, and 503 with the reason once the engine has died',
     waiting: 0,
     cache_bytes: 2 ** 30,
     cache_bytes_used: 1024,
+    prefix_cache_bytes: 512,
   });
   await answer;
   fake.dead = new Error('worker exited with code 1');
@@ -45,12 +46,15 @@ test('health tells what runs, and 503 with the reason once the engine has died',
   });
 });
 
-test('an engine that does not answer is called dead after a while', async () => {
-  const { url, model: fake } = await startServer({}, { healthTimeoutMs: 50 });
-  fake.stats = () => new Promise(() => {});
+test('an engine that hangs is called dead after a while', async () => {
+  const { url, model: fake } = await startServer({}, { healthTimeoutMs: 5000 });
+  fake.stats = () => new Promise(() => {}); // as while a step runs, and nobody waits for it
+  fake.stepMs = 5000;
+  expect((await fetch(`${url}/health`)).status).toBe(200);
+  fake.stepMs = 5001;
   const response = await fetch(`${url}/health`);
   expect(response.status).toBe(503);
-  expect(await response.text()).toContain('no answer in 50 ms');
+  expect(await response.text()).toContain('at one step for 5 s');
 });
 
 test('the page is one file whose policy allows its own script and style only', async () => {

@@ -12,7 +12,10 @@ export interface ModelFlags {
   weights?: WeightFormat;
   context?: number;
   cacheGb?: number;
+  memoryGb?: number;
   maxSequences?: number;
+  maxStall?: number;
+  prefixCache?: 'all' | 'prompts' | 'off';
   cacheDir?: string;
   randomSeed?: number;
   profile?: boolean;
@@ -62,7 +65,15 @@ export function addModelOptions(command: Command): Command {
       'memory for KV cache and tables, in GiB or as 512MB (default: half of what is free)',
       size,
     )
+    .option('--memory-gb <size>', 'memory for everything, the weights included, instead of --cache-gb', size)
     .option('--max-sequences <n>', 'requests that decode together (default: 16)', integer(1, 1024))
+    .option('--max-stall <ms>', 'longest time that reading prompts holds up running streams (default: 250)', integer(1))
+    .addOption(
+      new Option(
+        '--prefix-cache <what>',
+        'what later requests go on from: prompts and answers, prompts alone (bit for bit the same tokens), or nothing (default: all)',
+      ).choices(['all', 'prompts', 'off']),
+    )
     .option('--cache-dir <folder>', "where downloads are kept (default: the user's cache folder, or MAGICPIG_CACHE)")
     .option('--random-seed <n>', 'seed of the weights of a random: model', integer(0))
     .option('--profile', 'measure every operator, and print where the time went at the end');
@@ -106,7 +117,10 @@ export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     ...(flags.context === undefined ? {} : { contextTokens: flags.context }),
     ...(flags.cacheGb === undefined ? {} : { cacheBytes: flags.cacheGb }),
+    ...(flags.memoryGb === undefined ? {} : { memoryBytes: flags.memoryGb }),
     ...(flags.maxSequences === undefined ? {} : { maxSequences: flags.maxSequences }),
+    ...(flags.maxStall === undefined ? {} : { maxStallMs: flags.maxStall }),
+    ...(flags.prefixCache === undefined ? {} : { prefixCache: flags.prefixCache }),
     ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
     ...(flags.randomSeed === undefined ? {} : { randomSeed: flags.randomSeed }),
     ...(flags.profile ? { profile: true } : {}),
