@@ -1,0 +1,82 @@
+// Draws the plots of the READMEs, results/*.svg, from results/*.json: `node benchmarks/plots.mjs`.
+import { readFileSync, writeFileSync } from 'node:fs';
+import * as vega from 'vega';
+import { compile } from 'vega-lite';
+
+const root = new URL('../', import.meta.url);
+const result = (name) => JSON.parse(readFileSync(new URL(`benchmarks/results/${name}.json`, root), 'utf8'));
+
+const LEGEND = { title: null, orient: 'bottom', labelLimit: 0 };
+
+const plots = {
+  'lsh-peers': softmaxSums(result('lsh-peers')),
+};
+
+for (const [name, spec] of Object.entries(plots)) {
+  const view = new vega.View(vega.parse(compile({ background: 'white', ...spec }).spec), { renderer: 'none' });
+  writeFileSync(new URL(`benchmarks/results/${name}.svg`, root), `${await view.toSVG()}\n`);
+}
+
+/** Error of softmax sums over the share of vectors read, one panel a temperature. */
+function softmaxSums({ engines, temperatures, concentration }) {
+  const names = {
+    lsh: '@magicpig/lsh, estimate',
+    uniform: 'uniform sample',
+    usearch: 'usearch, nearest only',
+    hnswlib: 'hnswlib-node, nearest only',
+  };
+  const panels = temperatures.map((t, i) => `T = ${t}: top 1% carry ${Math.round(100 * concentration[i])}%`);
+  const values = Object.entries(names).flatMap(([engine, name]) =>
+    engines[engine].sums.flatMap(({ read, errors }) =>
+      errors.map(({ rms }, t) => ({ name, read, error: Math.max(rms, 1e-4), panel: panels[t] })),
+    ),
+  );
+  return {
+    data: { values },
+    title: {
+      text: 'Relative error (root mean square) of the sum of exp(cosine / T) over all vectors',
+      anchor: 'start',
+    },
+    facet: { field: 'panel', sort: panels, title: null, header: { labelFontSize: 12, labelFontWeight: 'bold' } },
+    columns: 2,
+    spec: {
+      width: 300,
+      height: 190,
+      mark: { type: 'line', point: true },
+      encoding: {
+        x: {
+          field: 'read',
+          type: 'quantitative',
+          scale: { type: 'log', domain: [0.004, 0.12] },
+          axis: { title: 'share of vectors read', values: [0.005, 0.01, 0.02, 0.05, 0.1], format: '.1%' },
+        },
+        y: {
+          field: 'error',
+          type: 'quantitative',
+          scale: { type: 'log', domain: [1e-4, 10] },
+          axis: { title: 'relative error', values: [1e-4, 1e-3, 0.01, 0.1, 1, 10], format: '~g' },
+        },
+        color: {
+          field: 'name',
+          sort: Object.values(names),
+          scale: { range: ['#0b6bcb', '#7a7a7a', '#d1540f', '#8a3fa0'] },
+          legend: LEGEND,
+        },
+        strokeDash: {
+          field: 'name',
+          sort: Object.values(names),
+          scale: {
+            range: [
+              [1, 0],
+              [2, 2],
+              [1, 0],
+              [5, 4],
+            ],
+          },
+          legend: LEGEND,
+        },
+        shape: { field: 'name', sort: Object.values(names), legend: LEGEND },
+      },
+    },
+  };
+}
