@@ -114,6 +114,11 @@ export class Device {
     return this.#lost !== undefined;
   }
 
+  /** What {@link DeviceLostError} says, when the device failed. */
+  get failure(): string | undefined {
+    return this.#lost?.message;
+  }
+
   /**
    * Uninitialised device memory for `length` elements, 256-byte aligned.
    *

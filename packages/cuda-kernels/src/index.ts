@@ -1,4 +1,6 @@
 export { type Availability, availability, isAvailable } from './availability.js';
+export { CudaBackend, type CudaBackendOptions } from './cuda-backend/cuda-backend.js';
+export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
 export { type CublasLtState, Device, type DeviceMemory, type DeviceOptions } from './device.js';
 export { DeviceArray } from './device-array.js';
 export { type DeviceProperties, listDevices } from './device-properties.js';

@@ -218,8 +218,11 @@ cudaError_t run(cudaStream_t stream, void* out, const bf16* x, const WeightView&
 template <bool kGated>
 cudaError_t run(cudaStream_t stream, void* out, const bf16* x, const WeightView& weight, const float* bias, int rows, int outputs,
                 int inputs, bool accumulate) {
-  const int multiple = weight.kind == WeightKind::kBf16 ? 8 : kWeightBlock;
-  if (rows < 0 || rows > kMaxLinearRows || outputs <= 0 || inputs <= 0 || inputs % multiple != 0) return cudaErrorInvalidValue;
+  const int multiple = in_blocks(weight.kind) ? kWeightBlock : 8;
+  if (rows < 0 || rows > kMaxLinearRows || outputs <= 0 || inputs <= 0 || inputs % multiple != 0 ||
+      weight.kind == WeightKind::kF32) {
+    return cudaErrorInvalidValue;
+  }
   const auto chosen = weight.kind == WeightKind::kBf16 ? run<WeightKind::kBf16, kGated>
                       : weight.kind == WeightKind::kQ8 ? run<WeightKind::kQ8, kGated>
                                                        : run<WeightKind::kQ4, kGated>;

@@ -117,7 +117,7 @@ __device__ uint8_t round_code(float value, float inverse, float offset, float mo
 __global__ void __launch_bounds__(kThreads)
     pack_kernel(WeightView weight, int64_t first_row, const uint8_t* source, SourceType type, int rows, int columns) {
   const int pairs = weight_pairs(columns);
-  const int blocks = weight.kind == WeightKind::kBf16 ? (columns + kWeightBlock - 1) / kWeightBlock : 2 * pairs;
+  const int blocks = in_blocks(weight.kind) ? 2 * pairs : (columns + kWeightBlock - 1) / kWeightBlock;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(rows) * blocks) return;
   const int64_t local = i / blocks, row = first_row + local;
@@ -142,6 +142,11 @@ __global__ void __launch_bounds__(kThreads)
     offset = kept_offset(type, weight.kind);
   }
 
+  if (weight.kind == WeightKind::kF32) {
+    float* to = static_cast<float*>(weight.values) + row * columns + first;
+    for (int j = 0; j < count; ++j) to[j] = values[j];
+    return;
+  }
   if (weight.kind == WeightKind::kBf16) {
     bf16* to = static_cast<bf16*>(weight.values) + row * columns + first;
     for (int j = 0; j < count; ++j) to[j] = to_bf16(values[j]);
@@ -192,6 +197,10 @@ __global__ void __launch_bounds__(kThreads)
   float values[8];
   if (row < 0 || row >= matrix_rows) {
     for (float& value : values) value = kNaN;
+  } else if (weight.kind == WeightKind::kF32) {
+    const float* from = static_cast<const float*>(weight.values) + row * columns + column;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) values[e] = from[e];
   } else if (weight.kind == WeightKind::kBf16) {
     const uint4 packed = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(weight.values) + row * columns + column);
     const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
@@ -227,7 +236,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 bool fits(WeightKind kind, int rows, int columns) {
-  return rows >= 0 && columns > 0 && columns % (kind == WeightKind::kBf16 ? 8 : kWeightBlock) == 0;
+  return rows >= 0 && columns > 0 && columns % (in_blocks(kind) ? kWeightBlock : 8) == 0;
 }
 
 dim3 blocks_for(int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, kThreads))); }

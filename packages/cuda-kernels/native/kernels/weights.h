@@ -7,7 +7,9 @@
 
 namespace magicpig {
 
-enum class WeightKind : int { kBf16 = 0, kQ8 = 1, kQ4 = 2 };
+// kF32 is for vectors (norms, biases): products do not take it.
+enum class WeightKind : int { kBf16 = 0, kQ8 = 1, kQ4 = 2, kF32 = 3 };
+__host__ __device__ constexpr bool in_blocks(WeightKind kind) { return kind == WeightKind::kQ8 || kind == WeightKind::kQ4; }
 constexpr int kWeightBlock = 32;
 // Blocks lie in pairs, so that the four lanes that read a row of a quantised matrix together take whole sectors of memory: the last
 // pair of a row is filled with a block of zeros where its number of blocks is odd.
@@ -22,6 +24,7 @@ __host__ __device__ constexpr int pair_place(int i) { return i % kWeightBlock / 
 __host__ __device__ constexpr int nibble_bit(int e) { return e / 2 * 4 + e % 2 * 16; }
 
 // A matrix [rows][columns]:
+//   kF32   values f32 [rows][columns], and
 //   kBf16  values bf16 [rows][columns]; scales unused; columns a multiple of 8
 //   kQ8    values u8 [rows][pairs][64] by pair_place: w = scale (q - 128); scales half [rows][pairs][2]
 //   kQ4    values u32 [rows][pairs][8], word p of weights with pair_place / 8 = p: w = scale q + min; scales {half scale, half min}
@@ -35,10 +38,15 @@ struct WeightView {
 inline WeightView bf16_weight(const bf16* values) { return {WeightKind::kBf16, const_cast<bf16*>(values), nullptr}; }
 
 __host__ __device__ constexpr int64_t weight_value_bytes(WeightKind kind, int columns) {
-  return kind == WeightKind::kBf16 ? int64_t{2} * columns : int64_t{weight_pairs(columns)} * (kind == WeightKind::kQ8 ? 64 : 32);
+  switch (kind) {
+    case WeightKind::kF32: return int64_t{4} * columns;
+    case WeightKind::kBf16: return int64_t{2} * columns;
+    case WeightKind::kQ8: return int64_t{weight_pairs(columns)} * 64;
+    default: return int64_t{weight_pairs(columns)} * 32;
+  }
 }
 __host__ __device__ constexpr int64_t weight_scale_bytes(WeightKind kind, int columns) {
-  return kind == WeightKind::kBf16 ? 0 : int64_t{weight_pairs(columns)} * (kind == WeightKind::kQ8 ? 4 : 8);
+  return in_blocks(kind) ? int64_t{weight_pairs(columns)} * (kind == WeightKind::kQ8 ? 4 : 8) : 0;
 }
 
 // Element formats of checkpoints; those from kQ8_0 on are ggml's blocks, little-endian and unaligned.

@@ -80,7 +80,10 @@ export function linear(
 
 /** @internal A bare array of bf16 is a matrix too. */
 export function asMatrix(weight: DeviceArray<'bf16'> | WeightMatrix): WeightMatrix {
-  if ('kind' in weight) return weight;
+  if ('kind' in weight) {
+    if (weight.kind === 'f32') throw new InvalidArgumentError('weight.kind must be bf16, q8 or q4, not f32.');
+    return weight;
+  }
   if (weight.dtype !== 'bf16') throw new InvalidArgumentError(`weight must be of type bf16, not ${weight.dtype}.`);
   return { kind: 'bf16', values: weight.as('u8') };
 }

@@ -5,10 +5,10 @@ import type { Stream } from '../stream.js';
 import { checkArray, checkInteger, checkMultiple, checkOptional } from '../validate.js';
 
 /**
- * How a matrix lies on the device. `bf16`: row after row. `q8`, `q4`: blocks of 32 weights in 8 or 4 bits with a scale (and with
+ * How a matrix lies on the device. `bf16`, `f32`: row after row; products do not take `f32`, which is for norms and biases. `q8`, `q4`: blocks of 32 weights in 8 or 4 bits with a scale (and with
  * 4 bits a minimum) in half precision: 1.0625 and 0.625 bytes a weight.
  */
-export type WeightKind = 'bf16' | 'q8' | 'q4';
+export type WeightKind = 'bf16' | 'q8' | 'q4' | 'f32';
 
 /** A matrix of weights [rows, columns] on the device. */
 export interface WeightMatrix {
@@ -33,8 +33,8 @@ export type WeightSourceType =
   | 'q5_k'
   | 'q6_k';
 
-/** Columns of the kinds come in multiples of these. */
-const MULTIPLE: Record<WeightKind, number> = { bf16: 8, q8: 32, q4: 32 };
+/** Columns of the kinds come in multiples of these; the order is the kernel's. */
+const MULTIPLE: Record<WeightKind, number> = { bf16: 8, q8: 32, q4: 32, f32: 8 };
 const PAIR = 64;
 const KINDS = Object.keys(MULTIPLE) as WeightKind[];
 
@@ -69,7 +69,7 @@ function checkShape(kind: WeightKind, rows: number, columns: number, name = 'col
  */
 export function weightLengths(kind: WeightKind, rows: number, columns: number): { values: number; scales: number } {
   checkShape(kind, rows, columns);
-  if (kind === 'bf16') return { values: 2 * rows * columns, scales: 0 };
+  if (kind === 'bf16' || kind === 'f32') return { values: (kind === 'f32' ? 4 : 2) * rows * columns, scales: 0 };
   const pairs = rows * Math.ceil(columns / PAIR);
   return kind === 'q8'
     ? { values: pairs * PAIR, scales: pairs * 2 }
@@ -96,7 +96,7 @@ export function checkWeight(
   checkShape(weight.kind, rows, columns, columnsName);
   const lengths = weightLengths(weight.kind, rows, columns);
   const values = checkArray(stream, 'weight.values', weight.values, 'u8', lengths.values);
-  if (weight.kind !== 'bf16' && weight.scales === undefined) {
+  if (lengths.scales > 0 && weight.scales === undefined) {
     throw new InvalidArgumentError(`weight.scales is missing; ${weight.kind} needs ${lengths.scales} elements.`);
   }
   const scales = checkOptional(stream, 'weight.scales', weight.scales, 'u16', lengths.scales);
