@@ -3,13 +3,12 @@
 // same queries; the predictions are compared with those of an exact run over the same tokens.
 //
 //   node bench/sampling-error.mjs --model smollm2 --tokens 6000
-import { CpuBackend } from '@magicpig/cpu-kernels';
-import { KvStore } from '@magicpig/kv-offload';
-import { Llama, loadLlamaWeights, MagicPigPolicy, openCheckpoint, resolveAttention } from '../dist/index.js';
+import { MagicPigPolicy, resolveAttention } from '../dist/index.js';
+import { attentionError } from './attention-error.mjs';
 import { benchOptions, benchText, writeResults } from './common.mjs';
+import { openLlama, prefill } from './open-llama.mjs';
 
 const STEPS = 128;
-const CHUNK_TOKENS = 512;
 const SETTINGS = [
   { K: 10, L: 150 },
   { K: 9, L: 120 },
@@ -19,29 +18,25 @@ const SETTINGS = [
 const { model: source, threads, contexts } = benchOptions();
 const contextTokens = contexts.at(-1);
 
-const checkpoint = await openCheckpoint(source);
-const { config, tokenizer } = checkpoint;
-const backend = new CpuBackend(threads === undefined ? {} : { threads });
-const { layers, kvHeads, queryHeads, headDim } = config;
-const store = new KvStore({ layers, kvHeads, queryHeads, headDim, pool: backend.pool });
-const weights = await loadLlamaWeights(checkpoint, backend, { format: 'bf16' });
-const errors = { squares: 0, count: 0 };
-const llama = new Llama({ config, backend, cache: comparingCache(store, errors), weights, maxRows: CHUNK_TOKENS });
-
+let compared;
+const { config, tokenizer, backend, store, llama } = await openLlama({
+  source,
+  threads,
+  format: 'bf16',
+  watch(store, config) {
+    compared = attentionError(store, config);
+    return compared.cache;
+  },
+});
 const tokens = tokenizer.encode(benchText()).subarray(0, contextTokens + STEPS);
 const context = store.open();
-for (let begin = 0; begin < contextTokens; begin += CHUNK_TOKENS) {
-  const chunk = tokens.subarray(begin, Math.min(begin + CHUNK_TOKENS, contextTokens));
-  llama.forward([{ sequence: context, tokens: chunk, promptTokens: contextTokens, logits: 'none' }]);
-}
+prefill(llama, context, tokens.subarray(0, contextTokens));
 const exact = decode(() => undefined);
 
 console.log(`${source}, ${contextTokens} tokens of context, ${STEPS} decoded, ${backend.description}\n`);
 console.log('   K    L  keys drawn  keys read  attention error  same prediction');
 const rows = SETTINGS.map(({ K, L }) => {
-  errors.squares = 0;
-  errors.count = 0;
-  const settings = resolveAttention({ policy: 'magicpig', K, L, minContext: 0 }, layers);
+  const settings = resolveAttention({ policy: 'magicpig', K, L, minContext: 0 }, config.layers);
   const policy = new MagicPigPolicy({ settings, config, cache: store, pool: backend.pool });
   const { predictions, report } = decode((sequence) => policy.open(sequence));
   const row = {
@@ -49,7 +44,7 @@ const rows = SETTINGS.map(({ K, L }) => {
     L,
     sampledShare: report.sampledShare,
     keysReadShare: report.keysReadShare,
-    attentionError: Math.sqrt(errors.squares / errors.count),
+    attentionError: compared.take(),
     agreement: predictions.filter((token, i) => token === exact.predictions[i]).length / STEPS,
   };
   console.log(
@@ -78,35 +73,6 @@ function decode(openAttention) {
   attention?.[Symbol.dispose]();
   sequence[Symbol.dispose]();
   return { predictions, report };
-}
-
-/** A cache that also attends exactly wherever it samples, and adds up |sampled - exact|^2 / |exact|^2 per query head. */
-function comparingCache(cache, sums) {
-  const scratch = new Float32Array(queryHeads * headDim);
-  return {
-    step(entries) {
-      const step = cache.step(entries);
-      return {
-        append: (...args) => step.append(...args),
-        rollback: () => step.rollback(),
-        attend(layer, queries, output, options) {
-          step.attend(layer, queries, output, options);
-          if (!options.sampling[0]) return;
-          step.attend(layer, queries, { data: scratch, offset: 0, stride: scratch.length });
-          for (let head = 0; head < queryHeads; head += 1) {
-            let difference = 0;
-            let norm = 0;
-            for (let i = head * headDim; i < (head + 1) * headDim; i += 1) {
-              difference += (output.data[i] - scratch[i]) ** 2;
-              norm += scratch[i] ** 2;
-            }
-            sums.squares += difference / norm;
-            sums.count += 1;
-          }
-        },
-      };
-    },
-  };
 }
 
 function percent(share) {
