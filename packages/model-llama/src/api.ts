@@ -72,6 +72,13 @@ export interface LoadOptions {
    * request's tokens do not depend on earlier requests in any bit; `off`.
    */
   prefixCache?: 'all' | 'prompts' | 'off';
+  /**
+   * A folder to keep the prefix cache in across restarts: files of keys, values and tables, written a minute after the last
+   * request and when the model is closed. Default none.
+   */
+  snapshotDir?: string;
+  /** Bytes of all files there, at most; the least recently used go first. Default 4 GiB. */
+  snapshotBytes?: number;
   /** Policy of requests that name none. Default `magicpig` with its defaults. */
   attention?: AttentionOptions;
   /**

@@ -10,6 +10,7 @@ import type { PolicyFactory } from './policy-factory.js';
 import { Sampler } from './sampler.js';
 import { type ScheduledEntry, Scheduler } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
+import type { Snapshots } from './snapshots.js';
 import { MOST_PREFILL_TOKENS, StepPace } from './step-pace.js';
 import { StopStrings } from './stop-strings.js';
 
@@ -30,6 +31,8 @@ export interface EngineOptions {
   /** Milliseconds that a step may take while streams wait for their next tokens, unless decoding alone takes longer. */
   maxStallMs: number;
   prefixCache: PrefixReuse;
+  /** Keeps the prefix cache across restarts. */
+  snapshots?: Snapshots | undefined;
   /** Policy of requests that name none. */
   attention: AttentionOptions;
 }
@@ -50,8 +53,8 @@ export class Engine implements Disposable {
 
   constructor(options: EngineOptions) {
     this.#options = options;
-    const { cache, cacheBytes: maxBytes, prefixCache: reuse, maxSequences, maxQueue } = options;
-    this.#memory = new Memory({ cache, maxBytes, reuse });
+    const { cache, cacheBytes: maxBytes, prefixCache: reuse, snapshots, maxSequences, maxQueue } = options;
+    this.#memory = new Memory({ cache, maxBytes, reuse, snapshots });
     const fits = this.#memory.fits.bind(this.#memory);
     this.#scheduler = new Scheduler({ maxSequences, maxQueue, fits });
     this.#pace = new StepPace(operationsPerToken(options.llama.config));
@@ -148,6 +151,15 @@ export class Engine implements Disposable {
     const entries = this.#scheduler.schedule(this.#pace.prefillTokens(left, decoding));
     if (entries.length > 0) this.#run(entries);
     return !this.#scheduler.idle;
+  }
+
+  /**
+   * Writes one snapshot of what is kept, if there is any that has none. Takes about a second for a gigabyte.
+   *
+   * @returns Whether there was.
+   */
+  saveSnapshot(): boolean {
+    return this.#memory.saveSnapshot();
   }
 
   /** Drops what still runs and frees its memory. */

@@ -68,3 +68,11 @@ export interface KvCache extends Disposable {
     out?: Float32Array,
   ): Float32Array;
 }
+
+/** A KV cache's sequences in files, which are checksummed and replaced only as a whole. */
+export interface KvFiles {
+  /** @param attachments Kept with it, by name. */
+  save(sequence: KvSequence, path: string, attachments: Readonly<Record<string, Uint8Array>>): void;
+  /** @throws when there is no such file, it is damaged, of another shape, or there is no room; attachments are views of the file. */
+  load(path: string): { sequence: KvSequence; attachments: Record<string, Uint8Array> };
+}

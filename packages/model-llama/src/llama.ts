@@ -2,6 +2,7 @@ import type { SequenceAttention } from './attention-policy.js';
 import type { Backend, Tensor } from './backend.js';
 import type { LlamaConfig } from './checkpoint.js';
 import type { KvCache, KvSequence } from './kv-cache.js';
+import { layerAttention } from './layer-attention.js';
 import type { LlamaWeights } from './llama-weights.js';
 import { Rope } from './rope.js';
 
@@ -83,41 +84,37 @@ export class Llama implements Disposable {
    */
   forward(entries: readonly ForwardEntry[]): ForwardResult {
     const { config } = this;
-    const { hiddenSize, queryHeads, kvHeads, headDim, layers, rmsNormEps: epsilon } = config;
+    const { hiddenSize, layers, rmsNormEps: epsilon } = config;
     const backend = this.#backend;
     const { tokens, positions, contexts, wanted } = this.#layout(entries);
     const rows = tokens.length;
-    const stride = (queryHeads + 2 * kvHeads) * headDim;
-    const q = { data: this.#qkv.host, offset: 0, stride };
-    const k = { data: this.#qkv.host, offset: queryHeads * headDim, stride };
-    const v = { data: this.#qkv.host, offset: (queryHeads + kvHeads) * headDim, stride };
-    const attended = { data: this.#attended.host, offset: 0, stride: queryHeads * headDim };
+    const tensors = { qkv: this.#qkv, rotations: this.#rotations, output: this.#attended };
     const keysRead = new Float64Array(entries.some(({ attention }) => attention) ? rows : 0);
 
     const step = this.#cache.step(entries.map(({ sequence, tokens }) => ({ sequence, tokens: tokens.length })));
     try {
+      const attention = layerAttention(step, rows, config, backend);
       backend.embed(this.#x, this.#weights.embedding, tokens);
       this.#rope.fill(backend, this.#rotations, positions, contexts);
       for (const [layer, weights] of this.#weights.layers.entries()) {
         const norm = { weight: weights.attentionNorm, epsilon };
         backend.linear(this.#qkv, this.#x, weights.qkv, rows, { norm, bias: weights.qkvBias });
-        // q and k heads lie side by side in a row: one call rotates both.
-        backend.rope(this.#qkv, this.#rotations, { rows, stride, heads: queryHeads + kvHeads, headDim });
-
-        backend.toHost(this.#qkv, rows * stride);
-        step.append(layer, k, v);
-        if (layer === layers - 1 && wanted.length === 0) break; // a chunk of prompt leaves only keys and values
-        step.attend(layer, q, attended, {
+        const attend = layer < layers - 1 || wanted.length > 0; // a chunk of prompt leaves only keys and values
+        const options = {
           sampling: entries.map(({ attention }) => attention?.sampling(layer) ?? null),
           ...(keysRead.length > 0 && { keysRead }),
-        });
-        backend.toDevice(this.#attended, rows * queryHeads * headDim);
+        };
+        attention.begin(layer, tensors, options, attend);
+        if (!attend) break;
+        attention.finish(layer);
         backend.linear(this.#x, this.#attended, weights.o, rows, { bias: weights.oBias, accumulate: true });
 
         backend.linearGated(this.#gated, this.#x, weights.gateUp, rows, { norm: { weight: weights.mlpNorm, epsilon } });
         backend.linear(this.#x, this.#gated, weights.down, rows, { bias: weights.downBias, accumulate: true });
       }
-      return { logits: this.#project(wanted, hiddenSize, epsilon), keysRead: sumByEntry(entries, keysRead) };
+      const logits = this.#project(wanted, hiddenSize, epsilon);
+      attention.end();
+      return { logits, keysRead: sumByEntry(entries, keysRead) };
     } catch (error) {
       step.rollback();
       throw error;

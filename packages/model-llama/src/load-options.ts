@@ -17,6 +17,8 @@ export interface EngineSettings {
   maxQueue: number;
   maxStallMs: number;
   prefixCache: PrefixReuse;
+  snapshotDir: string | undefined;
+  snapshotBytes: number;
   attention: AttentionOptions;
 }
 
@@ -25,7 +27,7 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
   const { config } = checkpoint;
   const { weights: format = naturalFormat(checkpoint), attention = { policy: 'magicpig' }, threads } = options;
   const { contextTokens = config.maxPositions, maxSequences = 16, maxQueue = 256, maxStallMs = 250 } = options;
-  const { cacheBytes, memoryBytes, prefixCache = 'all' } = options;
+  const { cacheBytes, memoryBytes, prefixCache = 'all', snapshotDir, snapshotBytes = 2 ** 32 } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
   checkInteger('maxQueue', maxQueue, 0, 2 ** 31 - 1);
   checkInteger('maxStallMs', maxStallMs, 1, 3_600_000);
@@ -35,6 +37,10 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
   if (memoryBytes !== undefined) checkInteger('memoryBytes', memoryBytes, 1, Number.MAX_SAFE_INTEGER);
   if (cacheBytes !== undefined && memoryBytes !== undefined) {
     throw new InvalidRequestError('memoryBytes includes cacheBytes; leave one of them out', 'memoryBytes');
+  }
+  checkInteger('snapshotBytes', snapshotBytes, 0, Number.MAX_SAFE_INTEGER);
+  if (snapshotDir !== undefined && (typeof snapshotDir !== 'string' || snapshotDir === '')) {
+    throw new InvalidRequestError(`snapshotDir must be a path, not ${JSON.stringify(snapshotDir)}`, 'snapshotDir');
   }
   if (options.backend !== undefined) checkOneOf('backend', options.backend, ['cpu']);
   checkOneOf('weights', format, WEIGHT_FORMATS);
@@ -51,6 +57,8 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
     maxStallMs,
     // The rotations of `dynamic` scaling depend on the length of the whole prompt, so that no two share a beginning.
     prefixCache: config.ropeScaling.type === 'dynamic' ? 'off' : prefixCache,
+    snapshotDir,
+    snapshotBytes,
     attention,
   };
 }

@@ -2,6 +2,7 @@ import type { KeptAttention } from './attention-policy.js';
 import type { KvCache, KvSequence } from './kv-cache.js';
 import { cut, PrefixCache, type PrefixMatch, type PrefixNode } from './prefix-cache.js';
 import type { Sequence } from './sequence.js';
+import type { Snapshots } from './snapshots.js';
 
 /** What later requests may go on from; see `LoadOptions.prefixCache`. */
 export const PREFIX_REUSE = ['all', 'prompts', 'off'] as const;
@@ -13,7 +14,12 @@ export interface MemoryOptions {
   /** For keys, values and tables, in use and kept. */
   maxBytes: number;
   reuse: PrefixReuse;
+  /** Keeps beginnings across restarts. */
+  snapshots?: Snapshots | undefined;
 }
+
+/** Shorter beginnings are computed again as fast as they are read from a file. */
+const LEAST_SNAPSHOT_TOKENS = 256;
 
 /**
  * The memory of sequences: what each gets, what is kept of it for later ones, and whether there is room for another.
@@ -26,11 +32,17 @@ export class Memory implements Disposable {
   readonly #cache: KvCache;
   readonly #maxBytes: number;
   readonly #keepAnswers: boolean;
+  readonly #snapshots: Snapshots | undefined;
+  /** Those for which snapshots were looked through. */
+  readonly #looked = new WeakSet<Sequence>();
+  /** Up to which token those were written, or could not be. */
+  readonly #saved = new WeakMap<PrefixNode, number>();
 
-  constructor({ cache, maxBytes, reuse }: MemoryOptions) {
+  constructor({ cache, maxBytes, reuse, snapshots }: MemoryOptions) {
     this.#cache = cache;
     this.#maxBytes = maxBytes;
     this.#keepAnswers = reuse === 'all';
+    this.#snapshots = snapshots;
     if (reuse !== 'off') {
       const blockTokens = cache.pageTokens;
       this.prefixes = new PrefixCache(cache.open(), { blockTokens, blockBytes: cache.bytesFor(blockTokens) });
@@ -46,6 +58,8 @@ export class Memory implements Disposable {
 
   /** Whether a sequence can run beside others to its end. What is kept for later is freed for it, oldest first. */
   fits(sequence: Sequence, running: readonly Sequence[]): boolean {
+    if (!this.#looked.has(sequence)) this.#restore(sequence, running);
+    this.#looked.add(sequence);
     const match = this.#match(sequence);
     if (match && this.#makeRoom(sequence, running, match)) return true;
     // Alone it must run, if need be without what it would have gone on from.
@@ -71,7 +85,7 @@ export class Memory implements Disposable {
     const { cached } = sequence;
     if (!match || match.tokens <= cached) return;
     const state = sequence.memory!.attention.keep?.();
-    this.#free(sequence);
+    this.#close(sequence);
     const cache = cut(match.node.cache, match.tokens);
     this.#begin(sequence, cache, state && { state, tokens: cached }, match);
   }
@@ -94,18 +108,60 @@ export class Memory implements Disposable {
       const state = memory.attention.keep?.();
       if (state) this.prefixes.attach(node, policyKey, state, tokens.length);
     }
-    this.#free(sequence);
+    this.#close(sequence);
+  }
+
+  /**
+   * Writes the beginning used last, of those that no snapshot has yet.
+   *
+   * @returns Whether there was one.
+   */
+  saveSnapshot(): boolean {
+    for (const { node, tokens, exactTokens } of this.#snapshots ? this.prefixes!.leaves() : []) {
+      const policy = node.kept?.policy ?? node.origin;
+      const content = { tokens, exactTokens, policy };
+      if (tokens.length < LEAST_SNAPSHOT_TOKENS || this.#saved.get(node) === tokens.length) continue;
+      if (this.#snapshots!.covers(content)) continue;
+      this.#saved.set(node, tokens.length);
+      const bytes = this.#cache.bytesFor(tokens.length) + (node.kept?.state.bytes ?? 0);
+      this.#snapshots!.save(content, node.cache, node.kept?.state.save?.() ?? {}, bytes);
+      return true;
+    }
+    return false;
   }
 
   /** Whether a sequence fits beside others, after freeing what is kept and not held. */
   #makeRoom(sequence: Sequence, running: readonly Sequence[], match?: PrefixMatch): boolean {
     if (match) this.prefixes!.hold(match.node);
-    let needed = this.#missing(sequence, match?.tokens ?? 0, 0);
-    for (const one of running) needed += this.#missing(one, one.cached, one.memory!.attention.bytes);
-    let fits = true;
-    while (fits && this.bytes(running) + needed > this.#maxBytes) fits = this.prefixes?.evict() ?? false;
+    const fits = this.#free(this.#missing(sequence, match?.tokens ?? 0, 0), running);
     if (match) this.prefixes!.release(match.node);
     return fits;
+  }
+
+  /** Whether so many bytes are free beside what running sequences may need, after freeing what is kept and not held. */
+  #free(bytes: number, running: readonly Sequence[]): boolean {
+    let needed = bytes;
+    for (const one of running) needed += this.#missing(one, one.cached, one.memory!.attention.bytes);
+    while (this.bytes(running) + needed > this.#maxBytes) if (!this.prefixes?.evict()) return false;
+    return true;
+  }
+
+  /** Brings the snapshot back that a sequence can go on from furthest. */
+  #restore(sequence: Sequence, running: readonly Sequence[]): void {
+    const { prefixes } = this;
+    if (!this.#snapshots || !prefixes) return;
+    const { prompt, policyKey, policy } = sequence;
+    const known = this.#match(sequence)?.tokens ?? 0;
+    const least = known + prefixes.blockTokens - 1;
+    const snapshot = this.#snapshots.find(prompt, policyKey, sequence.exactPromptTokens - 2, least);
+    if (!snapshot || !this.#free(this.#cache.bytesFor(snapshot.tokens.length), running)) return;
+    const loaded = this.#snapshots.load(snapshot);
+    if (!loaded) return;
+    const node = prefixes.insert(loaded.cache, snapshot.tokens, snapshot.exactTokens, snapshot.policy);
+    loaded.cache[Symbol.dispose]();
+    if (snapshot.policy !== policyKey || Object.keys(loaded.attachments).length === 0) return;
+    const state = policy.load?.(loaded.attachments);
+    if (state) prefixes.attach(node, policyKey, state, snapshot.tokens.length);
   }
 
   /** Bytes that a sequence may still come to need. */
@@ -142,7 +198,7 @@ export class Memory implements Disposable {
     memory.node = node;
   }
 
-  #free(sequence: Sequence): void {
+  #close(sequence: Sequence): void {
     const { cache, attention, node } = sequence.memory!;
     if (node) this.prefixes!.release(node);
     attention[Symbol.dispose]();

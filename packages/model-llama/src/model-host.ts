@@ -4,13 +4,15 @@ import type { LoadOptions, ModelInfo } from './api.js';
 import type { Backend } from './backend.js';
 import type { Checkpoint, Tokenizer } from './checkpoint.js';
 import { Engine } from './engine.js';
-import { CacheTooSmallError } from './errors.js';
-import type { KvCache } from './kv-cache.js';
+import { CacheTooSmallError, InvalidRequestError } from './errors.js';
+import { Fingerprint } from './fingerprint.js';
+import type { KvCache, KvFiles } from './kv-cache.js';
 import { Llama } from './llama.js';
 import { loadLlamaWeights } from './llama-weights.js';
 import { type EngineSettings, resolveLoadOptions } from './load-options.js';
 import { loadPolicies } from './load-policies.js';
 import { PolicyFactory } from './policy-factory.js';
+import { Snapshots } from './snapshots.js';
 import { StepProfiler } from './step-profiler.js';
 
 /** The parts of a loaded model, in the thread that computes. */
@@ -51,14 +53,14 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   };
   try {
     const backend = own(new CpuBackend(threads === undefined ? {} : { threads }));
-    const weights = own(
-      await loadLlamaWeights(checkpoint, backend, { format, signal: options.signal, onProgress: options.onProgress }),
-    );
+    const dtype = format === 'f32' ? 'f32' : 'bf16';
+    const fingerprint = new Fingerprint(checkpoint, `${format} ${dtype}`);
+    const { signal, onProgress } = options;
+    const weights = own(await loadLlamaWeights(fingerprint.checkpoint, backend, { format, signal, onProgress }));
     const { layers, kvHeads, queryHeads, headDim } = config;
     const maxRows = Engine.maxRows(maxSequences);
     const memory = { weights: weights.bytes, scratch: Llama.bytesFor(config, maxRows, maxSequences) };
     const cacheBytes = bytesForCache(settings, memory);
-    const dtype = format === 'f32' ? 'f32' : 'bf16';
     const cache = own(
       new KvStore({
         layers,
@@ -83,7 +85,8 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     const llama = own(new Llama({ config, backend, cache: profiler?.watchCache(cache) ?? cache, weights, maxRows }));
     const factory = new PolicyFactory({ config, cache, pool: backend.pool }, modules);
     const policies = profiler?.watchPolicies(factory) ?? factory;
-    const engine = own(new Engine({ ...settings, llama, cache, policies, tokenizer, cacheBytes }));
+    const snapshots = openSnapshots(settings, fingerprint.digest(), cache);
+    const engine = own(new Engine({ ...settings, llama, cache, policies, tokenizer, cacheBytes, snapshots }));
     const info: ModelInfo = {
       name,
       config,
@@ -101,6 +104,22 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
   } catch (error) {
     dispose();
     throw error;
+  }
+}
+
+/** @throws InvalidRequestError when the folder cannot be used. */
+function openSnapshots(
+  { snapshotDir, snapshotBytes: maxBytes }: EngineSettings,
+  fingerprint: string,
+  files: KvFiles,
+): Snapshots | undefined {
+  if (snapshotDir === undefined) return undefined;
+  const warn = (message: string) => process.emitWarning(message, 'MagicPigWarning');
+  try {
+    return new Snapshots({ directory: snapshotDir, maxBytes, fingerprint, files, warn });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new InvalidRequestError(`snapshotDir cannot be used: ${reason}`, 'snapshotDir', { cause: error });
   }
 }
 

@@ -187,10 +187,10 @@ export class PrefixCache implements Disposable {
     return true;
   }
 
-  /** The ends of the tree's branches, longest unused first: what they hold includes their ancestors. */
+  /** The ends of the tree's branches, used last first: what they hold includes their ancestors. */
   leaves(): { tokens: Int32Array; exactTokens: number; node: PrefixNode }[] {
     const leaves = [...this.#subtree(this.#root)].filter((node) => node !== this.#root && node.children.size === 0);
-    return leaves.sort((a, b) => a.lastUse - b.lastUse).map((node) => ({ node, ...this.#path(node) }));
+    return leaves.sort((a, b) => b.lastUse - a.lastUse).map((node) => ({ node, ...this.#path(node) }));
   }
 
   [Symbol.dispose](): void {

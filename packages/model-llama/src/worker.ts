@@ -13,11 +13,15 @@ import type { Calls, FromWorker, GenerationNews, Prompt, ToWorker, WorkerData } 
 
 type Call = Extract<ToWorker, { type: 'call' }>;
 
+/** How long nothing must have run before snapshots are written: they would only be in the way of the next turn. */
+const SNAPSHOT_IDLE_MS = 60_000;
+
 const port = parentPort!;
 const status = new SharedStatus((workerData as WorkerData).status);
 const loading = new AbortController();
 let host: ModelHost | undefined;
 let stepping = false;
+let snapshotTimer: NodeJS.Timeout | undefined;
 let news: GenerationNews[] = [];
 
 port.on('message', (message: ToWorker) => {
@@ -36,6 +40,8 @@ port.on('message', (message: ToWorker) => {
       loading.abort();
       break;
     case 'close':
+      clearTimeout(snapshotTimer);
+      while (host?.engine.saveSnapshot());
       host?.[Symbol.dispose]();
       host = undefined;
       port.close();
@@ -103,6 +109,7 @@ function answer({ engine, tokenizer, profiler }: ModelHost, { method, argument }
 async function run(): Promise<void> {
   if (stepping) return;
   stepping = true;
+  clearTimeout(snapshotTimer);
   try {
     for (let more = true; more && host; ) {
       const { engine, profiler } = host;
@@ -117,7 +124,13 @@ async function run(): Promise<void> {
     }
   } finally {
     stepping = false;
+    snapshotTimer = setTimeout(saveSnapshots, SNAPSHOT_IDLE_MS).unref();
   }
+}
+
+/** One after the other, as long as nothing runs. */
+function saveSnapshots(): void {
+  if (!stepping && host?.engine.saveSnapshot()) snapshotTimer = setTimeout(saveSnapshots, 0).unref();
 }
 
 function send(message: FromWorker): void {

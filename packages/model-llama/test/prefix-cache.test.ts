@@ -160,13 +160,13 @@ describe('prefix cache', () => {
     expect(second.disposed).toBe(true);
   });
 
-  it('lists its branches as whole sequences', () => {
+  it('lists its branches as whole sequences, used last first', () => {
     const { insert, cache } = setup();
     insert(range(0, 16), 8);
     insert(Int32Array.of(...range(0, 4), 9, 9, 9, 9), 8);
     expect(cache.leaves().map(({ tokens, exactTokens }) => [[...tokens], exactTokens])).toEqual([
-      [[...range(0, 16)], 8],
       [[0, 1, 2, 3, 9, 9, 9, 9], 8],
+      [[...range(0, 16)], 8],
     ]);
   });
 });

@@ -132,12 +132,15 @@ describe('serve', () => {
       ],
       ...['--sink', '8', '--window', '32', '--dense-layers', '0,1', '--min-context', '100', '--attention-seed', '3'],
       ...['--sampled-prompt-tokens', '16', '--max-stall', '80', '--prefix-cache', 'prompts'],
+      ...['--snapshot-dir', '/tmp/snapshots', '--snapshot-gb', '1'],
     ]);
     await until(() => run.loaded.length === 1, 'the load');
     const { signal: _, onProgress: __, ...options } = run.loaded[0]!.options;
     expect(options).toEqual({
       maxStallMs: 80,
       prefixCache: 'prompts',
+      snapshotDir: '/tmp/snapshots',
+      snapshotBytes: 2 ** 30,
       backend: 'cpu',
       threads: 3,
       weights: 'f32',

@@ -16,6 +16,8 @@ export interface ModelFlags {
   maxSequences?: number;
   maxStall?: number;
   prefixCache?: 'all' | 'prompts' | 'off';
+  snapshotDir?: string;
+  snapshotGb?: number;
   cacheDir?: string;
   randomSeed?: number;
   profile?: boolean;
@@ -74,6 +76,8 @@ export function addModelOptions(command: Command): Command {
         'what later requests go on from: prompts and answers, prompts alone (bit for bit the same tokens), or nothing (default: all)',
       ).choices(['all', 'prompts', 'off']),
     )
+    .option('--snapshot-dir <folder>', 'keep the prefix cache there across restarts')
+    .option('--snapshot-gb <size>', 'size of that folder, in GiB or as 512MB (default: 4)', size)
     .option('--cache-dir <folder>', "where downloads are kept (default: the user's cache folder, or MAGICPIG_CACHE)")
     .option('--random-seed <n>', 'seed of the weights of a random: model', integer(0))
     .option('--profile', 'measure every operator, and print where the time went at the end');
@@ -121,6 +125,8 @@ export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
     ...(flags.maxSequences === undefined ? {} : { maxSequences: flags.maxSequences }),
     ...(flags.maxStall === undefined ? {} : { maxStallMs: flags.maxStall }),
     ...(flags.prefixCache === undefined ? {} : { prefixCache: flags.prefixCache }),
+    ...(flags.snapshotDir === undefined ? {} : { snapshotDir: flags.snapshotDir }),
+    ...(flags.snapshotGb === undefined ? {} : { snapshotBytes: flags.snapshotGb }),
     ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
     ...(flags.randomSeed === undefined ? {} : { randomSeed: flags.randomSeed }),
     ...(flags.profile ? { profile: true } : {}),
