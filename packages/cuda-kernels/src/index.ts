@@ -1,5 +1,9 @@
 export { type Availability, availability, isAvailable } from './availability.js';
 export { CudaBackend, type CudaBackendOptions } from './cuda-backend/cuda-backend.js';
+export { CudaKvCache, type CudaKvCacheOptions } from './cuda-backend/cuda-kv-cache.js';
+export type { CudaKvSequence } from './cuda-backend/cuda-kv-sequence.js';
+export type { AttentionTensors, CudaKvStep } from './cuda-backend/cuda-kv-step.js';
+export type { AttendOptions, HostCache, HostStep, KvSequence, Rows, Sampling } from './cuda-backend/host-cache.js';
 export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
 export { type CublasLtState, Device, type DeviceMemory, type DeviceOptions } from './device.js';
 export { DeviceArray } from './device-array.js';
@@ -35,6 +39,7 @@ export { rmsNorm } from './kernels/rms-norm.js';
 export { rope } from './kernels/rope.js';
 export { ropeSplit } from './kernels/rope-split.js';
 export { ropeTable } from './kernels/rope-table.js';
+export { scatterRows } from './kernels/scatter-rows.js';
 export { simhash } from './kernels/simhash.js';
 export { simhashProjections } from './kernels/simhash-projections.js';
 export { type SketchDrawSizes, sketchDraw, sketchDrawWorkspace } from './kernels/sketch-draw.js';

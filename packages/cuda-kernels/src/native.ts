@@ -75,6 +75,7 @@ export interface Native {
   ropeTable(...args: number[]): Status;
   rope(...args: number[]): Status;
   ropeSplit(...args: number[]): Status;
+  scatterRows(...args: number[]): Status;
   swiglu(...args: number[]): Status;
   add(...args: number[]): Status;
   addBias(...args: (number | boolean)[]): Status;

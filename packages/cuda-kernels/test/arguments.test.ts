@@ -23,6 +23,7 @@ import {
   ropeSplit,
   ropeTable,
   type Stream,
+  scatterRows,
   simhash,
   simhashProjections,
   sketchDraw,
@@ -85,6 +86,12 @@ const KERNELS: Record<string, Kernel> = {
     },
     sizes: { rows, queryHeads: 4, kvHeads: 2, headDim: 16 },
     wrong: { kvHeads: 0, headDim: 20 },
+  },
+  scatterRows: {
+    run: scatterRows,
+    arrays: { out: ['bf16', 3 * 2 * 16], x: ['f32', 3 * 2 * 16] },
+    sizes: { rows, heads: 2, headDim: 16 },
+    wrong: { rows: -1, heads: 0, headDim: 12 },
   },
   swiglu: {
     run: swiglu,

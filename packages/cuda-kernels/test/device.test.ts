@@ -39,45 +39,11 @@ import {
   tableBuild,
   tableBuildWorkspace,
 } from '../src/index.js';
+import { fromBf16, toBf16 } from './bf16.js';
+import { randoms } from './randoms.js';
+import { relativeError } from './relative-error.js';
 
 const found = availability();
-
-function randoms(seed: number) {
-  let state = seed >>> 0 || 1;
-  const uniform = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  const normal = () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  return { normals: (count: number) => Float32Array.from({ length: count }, normal) };
-}
-
-const bits = new Uint32Array(1);
-const float = new Float32Array(bits.buffer);
-
-function toBf16(values: Float32Array): Uint16Array {
-  return Uint16Array.from(values, (value) => {
-    float[0] = value;
-    return (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) >>> 16;
-  });
-}
-function fromBf16(values: Uint16Array): Float32Array {
-  return Float32Array.from(values, (value) => {
-    bits[0] = value << 16;
-    return float[0]!;
-  });
-}
-
-/** |out - reference| / |reference|; NaN when anything is. */
-function relativeError(out: ArrayLike<number>, reference: ArrayLike<number>): number {
-  let error = 0;
-  let norm = 0;
-  for (let i = 0; i < reference.length; ++i) {
-    error += (out[i]! - reference[i]!) ** 2;
-    norm += reference[i]! ** 2;
-  }
-  return Math.sqrt(error / norm);
-}
 
 describe.each([
   ['emulated', true],

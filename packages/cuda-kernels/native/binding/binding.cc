@@ -16,6 +16,7 @@
 #include "../kernels/linear.h"
 #include "../kernels/rms_norm.h"
 #include "../kernels/rope.h"
+#include "../kernels/scatter_rows.h"
 #include "../kernels/simhash.h"
 #include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
@@ -430,6 +431,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("ropeTable", exported<rope_table>);
   add("rope", exported<rope>);
   add("ropeSplit", exported<rope_split>);
+  add("scatterRows", exported<scatter_rows>);
   add("swiglu", exported<swiglu>);
   add("add", exported<magicpig::add>);
   add("addBias", exported<add_bias>);

@@ -73,6 +73,7 @@ void test_simhash(Context& c);
 void test_hadamard(Context& c);
 void test_table_build(Context& c);
 void test_sketch(Context& c);
+void test_scatter_rows(Context& c);
 void test_fill(Context& c);
 void test_streams(Context& c);
 

@@ -23,6 +23,7 @@ constexpr Case kCases[] = {
     {"attention_decode", test_attention_decode}, {"merge_attention", test_merge},
     {"simhash", test_simhash},     {"hadamard", test_hadamard},
     {"table_build", test_table_build},
+    {"scatter_rows", test_scatter_rows},
     {"sketch", test_sketch},
     {"fill", test_fill},           {"streams", test_streams},
 };

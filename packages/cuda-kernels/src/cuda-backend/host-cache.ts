@@ -1,0 +1,58 @@
+// What the cache on the device needs of a cache in host memory; `KvStore` of @magicpig/kv-offload satisfies it.
+
+/** Rows of float32 inside a larger buffer: row r starts at element `offset + r * stride`. */
+export interface Rows {
+  data: Float32Array;
+  offset: number;
+  stride: number;
+}
+
+/** Tokens [begin, end) are sampled by a selector (a native handle); all others attend exactly. */
+export interface Sampling {
+  selector: object;
+  begin: number;
+  end: number;
+}
+
+/** Options of attention. */
+export interface AttendOptions {
+  /** One for each entry of the step: `null` or absent for exact attention. */
+  sampling?: readonly (Sampling | null)[];
+  /** Adds to each row, [R], the keys attended, summed over query heads. */
+  keysRead?: Float64Array;
+}
+
+/** Keys and values of one context. */
+export interface KvSequence extends Disposable {
+  readonly length: number;
+  fork(): KvSequence;
+  truncate(length: number): void;
+}
+
+/** One forward step: the rows of all its entries, in order. */
+export interface HostStep {
+  append(layer: number, keys: Rows, values: Rows): void;
+  attend(layer: number, queries: Rows, output: Rows, options?: AttendOptions): void;
+  rollback(): void;
+}
+
+type ReadRows = (
+  sequence: KvSequence,
+  layer: number,
+  kvHead: number,
+  begin: number,
+  end: number,
+  out?: Float32Array,
+) => Float32Array;
+
+/** A cache in host memory. */
+export interface HostCache extends Disposable {
+  readonly bytes: number;
+  readonly pageTokens: number;
+  open(): KvSequence;
+  bytesFor(tokens: number): number;
+  step(entries: readonly { sequence: KvSequence; tokens: number }[]): HostStep;
+  /** Tokens [begin, end) of one head as float32 [(end - begin) * headDim]; keys after RoPE. */
+  readKeys: ReadRows;
+  readValues: ReadRows;
+}
