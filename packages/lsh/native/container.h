@@ -94,6 +94,7 @@ class Container {
   Container(const Container&) = delete;
   Container& operator=(const Container&) = delete;
 
+  bool Has(uint32_t index, uint32_t kind) const { return Find(index, kind).data != nullptr; }
   // Contents of section (index, kind), which must have exactly `count` elements of T; a missing one has none. Throws FileError.
   template <typename T>
   const T* Get(uint32_t index, uint32_t kind, size_t count) const {

@@ -188,6 +188,11 @@ void HeadIndex::Write(ContainerWriter& writer, uint32_t index) const {
   }
 }
 
+bool HeadIndex::Valid(const magicpig_pool& pool) const {
+  return std::all_of(tail_, tail_ + size_t{tail_count_} * shape_.tables, [&](uint16_t code) { return code < shape_.buckets(); }) &&
+         std::all_of(segments_.begin(), segments_.end(), [&](const Segment& segment) { return segment.Valid(pool); });
+}
+
 HeadIndex HeadIndex::Read(const magicpig_pool& pool, TablesShape shape, const Container& file, uint32_t index, size_t size,
                           uint32_t segments, uint32_t tail, bool view) {
   const size_t tables = shape.tables;
@@ -214,20 +219,16 @@ HeadIndex HeadIndex::Read(const magicpig_pool& pool, TablesShape shape, const Co
     ids += mapped.ids_size();
     if (view) {
       read.segments_.emplace_back(shape, counts[s], mapped.starts(), mapped.ids());
-      continue;
+    } else {
+      read.segments_.push_back(mapped.Copy());
     }
-    read.segments_.push_back(mapped.Copy());
-    if (!read.segments_.back().Valid(pool)) throw Corrupt("The file's tables are malformed.");
   }
   read.tail_ = codes;
   if (!view) {
     read.own_tail_ = Buffer<uint16_t>(tail * tables);
     if (tail > 0) std::memcpy(read.own_tail_.data(), codes, read.own_tail_.bytes());
     read.tail_ = read.own_tail_.data();
-    const auto fits = [&](size_t i) { return read.tail_[i] < shape.buckets(); };
-    for (size_t i = 0; i < tail * tables; ++i) {
-      if (!fits(i)) throw Corrupt("The file's codes are malformed.");
-    }
+    if (!read.Valid(pool)) throw Corrupt("The file's tables are malformed.");
   }
   return read;
 }

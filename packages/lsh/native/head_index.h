@@ -74,9 +74,12 @@ class HeadIndex {
   void Write(ContainerWriter& writer, uint32_t index) const;
   // What Write wrote, of an index of `size` keys in `segments` segments and a tail. With `view` the index stays in the file
   // and must not be changed, and is not looked at yet: whatever it holds, queries touch no memory that is not theirs. Without,
-  // all of it is checked. Throws FileError, std::bad_alloc.
+  // it must be Valid. Throws FileError, std::bad_alloc.
   static HeadIndex Read(const magicpig_pool& pool, TablesShape shape, const Container& file, uint32_t index, size_t size,
                         uint32_t segments, uint32_t tail, bool view);
+
+  // Whether every table holds every key once and in order.
+  bool Valid(const magicpig_pool& pool) const;
 
  private:
   void MergeLast(const magicpig_pool& pool);

@@ -51,7 +51,7 @@ void Projection::Scratch::Prepare(const Projection& projection) {
 }
 
 Projection::Projection(ProjectionKind kind, uint32_t dim, uint32_t bits, uint32_t tables, uint64_t seed)
-    : kind_(kind), dim_(dim), bits_(bits), tables_(tables), pairs_((size_t{dim} + 1) / 2) {
+    : kind_(kind), seed_(seed), dim_(dim), bits_(bits), tables_(tables), pairs_((size_t{dim} + 1) / 2) {
   const size_t projections = size_t{bits} * tables;
   if (kind == ProjectionKind::kGaussian) {
     size_ = dim;

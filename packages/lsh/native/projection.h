@@ -28,6 +28,8 @@ class Projection {
   // Throws std::bad_alloc.
   Projection(ProjectionKind kind, uint32_t dim, uint32_t bits, uint32_t tables, uint64_t seed);
 
+  ProjectionKind kind() const { return kind_; }
+  uint64_t seed() const { return seed_; }
   uint32_t dim() const { return dim_; }
   uint32_t bits() const { return bits_; }
   uint32_t tables() const { return tables_; }
@@ -57,6 +59,7 @@ class Projection {
   void Unpack(const Scratch& scratch, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride) const;
 
   ProjectionKind kind_;
+  uint64_t seed_;
   uint32_t dim_, bits_, tables_;
   size_t pairs_;   // ceil(dim / 2)
   size_t size_;    // hadamard: power of two, at least dim

@@ -1,30 +1,22 @@
 #include "tables.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
-#include <new>
 
 namespace magicpig::lsh {
 namespace {
 
-// Hashed queries of one group and what they select; one for each thread that queries.
-struct ThreadScratch {
-  Projection::Scratch projection;
-  Buffer<uint16_t> codes;               // [queries][tables]
-  QueryScratch query;
-  std::vector<Found> found;             // [queries]
-};
-
-thread_local ThreadScratch scratch;
+static_assert(HeadIndex::kFillRows <= Projection::kRows);
 
 // Mean of keys [n][dim], summed in double from first to last: the same whatever the number of threads. False when it is not
 // finite.
-bool Mean(const float* keys, size_t n, size_t dim, float* mean) {
+bool Mean(Vectors keys, size_t n, size_t dim, float* mean) {
   std::vector<double> sums(dim);
+  std::vector<float> space(dim);
   for (size_t row = 0; row < n; ++row) {
-    for (size_t i = 0; i < dim; ++i) sums[i] += keys[row * dim + i];
+    const float* key = keys.Rows(row, 1, dim, space.data());
+    for (size_t i = 0; i < dim; ++i) sums[i] += key[i];
   }
   bool finite = true;
   for (size_t i = 0; i < dim; ++i) {
@@ -34,67 +26,107 @@ bool Mean(const float* keys, size_t n, size_t dim, float* mean) {
   return finite;
 }
 
+// Copies `rows` rows to row `first` of `kept`.
+void Keep(const float* from, size_t rows, size_t dim, Element element, size_t first, uint8_t* kept) {
+  if (element == Element::kF32) {
+    std::memcpy(kept + first * dim * sizeof(float), from, rows * dim * sizeof(float));
+  } else {
+    auto* to = reinterpret_cast<uint16_t*>(kept) + first * dim;
+    for (size_t i = 0; i < rows * dim; ++i) to[i] = ToBf16(from[i]);
+  }
+}
+
 }  // namespace
 
-Tables::Tables(Options options) : options_(std::move(options)), kernels_(BestKernels()), heads_(options_.heads) {}
+Tables::Tables(const TablesOptions& options, std::shared_ptr<const Projection> projection, std::vector<float> log_table,
+               PoolHandle pool, std::vector<float> centres)
+    : options_(options),
+      projection_(std::move(projection)),
+      log_table_(std::move(log_table)),
+      pool_(std::move(pool)),
+      centres_(std::move(centres)),
+      kernels_(BestKernels()),
+      heads_(options.heads) {}
 
 size_t Tables::bytes() const {
-  size_t sum = sizeof(Tables) + heads_.capacity() * sizeof(heads_[0]) + options_.log_table.capacity() * sizeof(float);
-  for (const auto& head : heads_) {
-    if (head) sum += sizeof(Head) - sizeof(HeadIndex) + head->index.bytes() + head->inverse_norms.bytes() + head->centre.bytes();
+  size_t sum = sizeof(Tables) + heads_.capacity() * sizeof(heads_[0]) + (log_table_.capacity() + centres_.capacity()) * sizeof(float);
+  for (uint32_t h = 0; h < heads_.size(); ++h) {
+    if (heads_[h]) sum += sizeof(Head) - sizeof(HeadIndex) + heads_[h]->index.bytes() + vector_bytes(h) + norm_bytes(h);
   }
   return sum;
 }
 
-const float* Tables::centre(uint32_t head) const { return heads_[head] ? heads_[head]->centre.data() : nullptr; }
+size_t Tables::MostBytes(TablesShape shape, size_t n, size_t dim, bool norms, Element keep) {
+  const size_t key = (norms ? sizeof(float) : 0) + dim * ElementBytes(keep);
+  return sizeof(Head) - sizeof(HeadIndex) + HeadIndex::MostBytes(shape, n) + dim * sizeof(float) + key * (n + n / 8);
+}
 
-Status Tables::Add(uint32_t head, const float* keys, size_t n) {
+const float* Tables::centre(uint32_t head) const {
+  if (options_.centring == Centring::kGiven) return centres_.data() + size_t{head} * projection_->dim();
+  return heads_[head] ? heads_[head]->centre.data() : nullptr;
+}
+
+Tables::Head& Tables::Open(uint32_t head, std::unique_ptr<Head>& fresh) const {
+  if (heads_[head]) return *heads_[head];
+  fresh = std::make_unique<Head>(shape());
+  return *fresh;
+}
+
+Status Tables::Add(uint32_t head, Vectors keys, size_t n, Control* control) {
   if (n == 0) return Status::kOk;
-  const Projection& projection = *options_.projection;
-  const size_t dim = projection.dim();
-  const magicpig_pool& pool = *options_.pool;
-
+  const size_t dim = projection_->dim();
   std::unique_ptr<Head> fresh;
-  if (!heads_[head]) {
-    fresh = std::make_unique<Head>(TablesShape{projection.bits(), projection.tables()});
-    if (options_.centred) {
-      fresh->centre = Buffer<float>(dim);
-      if (!Mean(keys, n, dim, fresh->centre.data())) return Status::kNonFinite;
-    }
+  Head& target = Open(head, fresh);
+  if (fresh && options_.centring == Centring::kAuto && !Mean(keys, n, dim, target.centre.Reserve(dim, 0))) {
+    return Status::kNonFinite;
   }
-  Head& target = fresh ? *fresh : *heads_[head];
-  const size_t size = target.index.size();
-  target.inverse_norms.Reserve(size + n, size);
+  const float* centre = fresh && options_.centring == Centring::kAuto ? target.centre.data() : this->centre(head);
+  const size_t size = target.index.size(), row_bytes = dim * ElementBytes(options_.keep);
+  float* norms = options_.norms ? target.inverse_norms.Reserve(size + n, size) + size : nullptr;
+  uint8_t* kept = row_bytes > 0 ? target.vectors.Reserve((size + n) * row_bytes, size * row_bytes) : nullptr;
 
-  std::vector<Projection::Scratch> scratches(pool.threads);
-  for (Projection::Scratch& each : scratches) each.Prepare(projection);
-
-  static_assert(HeadIndex::kFillRows <= Projection::kRows);
-  const bool finite = target.index.Append(
-      pool, n,
+  struct Scratch {
+    Projection::Scratch projection;
+    Buffer<float> rows;  // [kFillRows][dim]
+  };
+  std::vector<Scratch> scratches(pool_->threads);
+  for (Scratch& each : scratches) {
+    each.projection.Prepare(*projection_);
+    if (keys.element == Element::kBf16) each.rows = Buffer<float>(HeadIndex::kFillRows * dim);
+  }
+  std::atomic<bool> stopped{false};
+  const bool done = target.index.Append(
+      *pool_, n,
       [&](size_t begin, size_t rows, uint16_t* codes, size_t row_stride, size_t table_stride, uint32_t thread) {
-        return projection.Hash(kernels_, keys + begin * dim, rows, target.centre.data(), scratches[thread],
-                               target.inverse_norms.data() + size + begin, codes, row_stride, table_stride);
+        if (control != nullptr && control->stop.load(std::memory_order_relaxed) != 0) {
+          stopped.store(true, std::memory_order_relaxed);
+          return false;
+        }
+        const float* x = keys.Rows(begin, rows, dim, scratches[thread].rows.data());
+        if (!projection_->Hash(kernels_, x, rows, centre, scratches[thread].projection, norms != nullptr ? norms + begin : nullptr,
+                               codes, row_stride, table_stride)) {
+          return false;
+        }
+        if (kept != nullptr) Keep(x, rows, dim, options_.keep, size + begin, kept);
+        if (control != nullptr) control->done.fetch_add(static_cast<uint32_t>(rows), std::memory_order_relaxed);
+        return true;
       });
-  if (!finite) return Status::kNonFinite;
+  if (!done) return stopped ? Status::kStopped : Status::kNonFinite;
   if (fresh) heads_[head] = std::move(fresh);
   return Status::kOk;
 }
 
 Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
   if (n == 0) return Status::kOk;
-  const Projection& projection = *options_.projection;
-  const size_t tables = projection.tables();
+  const size_t tables = projection_->tables();
   for (size_t i = 0; i < n * tables; ++i) {
-    if (codes[i] >> projection.bits() != 0) return Status::kInvalidCode;
+    if (codes[i] >> projection_->bits() != 0) return Status::kInvalidCode;
   }
   std::unique_ptr<Head> fresh;
-  if (!heads_[head]) fresh = std::make_unique<Head>(TablesShape{projection.bits(), projection.tables()});
-  Head& target = fresh ? *fresh : *heads_[head];
+  Head& target = Open(head, fresh);
   const size_t size = target.index.size();
-  target.inverse_norms.Reserve(size + n, size);
-  std::fill_n(target.inverse_norms.data() + size, n, 0.0f);
-  target.index.Append(*options_.pool, n,
+  if (options_.norms) std::fill_n(target.inverse_norms.Reserve(size + n, size) + size, n, 0.0f);
+  target.index.Append(*pool_, n,
                       [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
                         for (size_t row = 0; row < rows; ++row) {
                           const uint16_t* from = codes + (begin + row) * tables;
@@ -107,7 +139,7 @@ Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
 }
 
 void Tables::Truncate(uint32_t head, size_t size) {
-  if (heads_[head]) heads_[head]->index.Truncate(*options_.pool, size);
+  if (heads_[head]) heads_[head]->index.Truncate(*pool_, size);
 }
 
 void Tables::Clear() {
@@ -116,94 +148,8 @@ void Tables::Clear() {
 
 void Tables::Dispose() {
   Clear();
+  file_.reset();
   disposed_ = true;
-}
-
-Tables::Candidates Tables::Query(uint32_t head, const float* query, uint32_t min_collisions, bool collisions) const {
-  const Projection& projection = *options_.projection;
-  const size_t tables = projection.tables();
-  scratch.projection.Prepare(projection);
-  scratch.codes.Reserve(tables, 0);
-  if (scratch.found.empty()) scratch.found.resize(1);
-  if (!projection.Hash(kernels_, query, 1, nullptr, scratch.projection, nullptr, scratch.codes.data(), tables, 1)) {
-    return {Status::kNonFinite, nullptr, nullptr, 0};
-  }
-  if (!heads_[head]) return {Status::kOk, nullptr, nullptr, 0};
-  const HeadIndex& index = heads_[head]->index;
-  Found& found = scratch.found[0];
-  index.Query(kernels_, scratch.codes.data(), 1, index.size(), min_collisions, collisions, scratch.query, &found);
-  return {Status::kOk, found.ids.data(), found.collisions.data(), found.count};
-}
-
-int Tables::Select(const magicpig_selector_args& args, magicpig_selection* out) const {
-  const Projection& projection = *options_.projection;
-  if (disposed_ || args.head >= options_.heads || args.head_dim != projection.dim()) return 1;
-  const Head* head = heads_[args.head].get();
-  const size_t tables = projection.tables();
-
-  scratch.projection.Prepare(projection);
-  if (scratch.found.size() < args.queries) scratch.found.resize(args.queries);
-  scratch.codes.Reserve(Projection::kRows * tables, 0);
-
-  for (size_t first = 0; first < args.queries; first += Projection::kRows) {
-    const size_t rows = std::min<size_t>(Projection::kRows, args.queries - first);
-    if (!projection.Hash(kernels_, args.query + first * args.head_dim, rows, nullptr, scratch.projection, nullptr,
-                         scratch.codes.data(), tables, 1)) {
-      return 1;
-    }
-    Found* found = scratch.found.data() + first;
-    if (head != nullptr) {
-      head->index.Query(kernels_, scratch.codes.data(), rows, args.indexed, options_.min_collisions, false, scratch.query, found);
-    }
-    for (size_t row = 0; row < rows; ++row) {
-      magicpig_selection& selection = out[first + row];
-      selection = {};
-      if (head != nullptr) {
-        selection.count = static_cast<uint32_t>(found[row].count);
-        selection.centre = head->centre.data();
-        selection.inverse_norms = head->inverse_norms.data();
-      }
-      selection.ids = found[row].ids.data();
-      selection.correction = MAGICPIG_CORRECTION_COSINE_TABLE;
-      selection.table = options_.log_table.data();
-      selection.table_size = static_cast<uint32_t>(options_.log_table.size());
-    }
-  }
-  return 0;
-}
-
-namespace {
-
-struct SelectorContext {
-  std::atomic<int64_t> references{1};
-  std::shared_ptr<const Tables> tables;
-  magicpig_selector selector;
-};
-
-}  // namespace
-
-magicpig_selector* NewSelector(std::shared_ptr<const Tables> tables) {
-  auto* context = new SelectorContext;
-  context->selector = {
-      MAGICPIG_SELECTOR_ABI,
-      tables->projection().dim(),
-      tables->heads(),
-      context,
-      [](void* self, const magicpig_selector_args* args, magicpig_selection* out) {
-        try {
-          return static_cast<SelectorContext*>(self)->tables->Select(*args, out);
-        } catch (const std::bad_alloc&) {
-          return 2;
-        }
-      },
-      [](void* self) { static_cast<SelectorContext*>(self)->references.fetch_add(1, std::memory_order_relaxed); },
-      [](void* self) {
-        auto* released = static_cast<SelectorContext*>(self);
-        if (released->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete released;
-      },
-  };
-  context->tables = std::move(tables);
-  return &context->selector;
 }
 
 }  // namespace magicpig::lsh

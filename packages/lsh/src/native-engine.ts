@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import type { Engine, EngineProjection, EngineTables, EngineTablesOptions } from './engine.js';
+import type { Engine, EngineFile, EngineProjection, EngineTables, EngineTablesOptions } from './engine.js';
 import type { SketchEngine } from './key-sketch-engine.js';
 import { loadAddon } from './load-addon.js';
 
@@ -11,6 +11,7 @@ type Addon = Engine &
   SketchEngine & {
     Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
     Tables: new (options: EngineTablesOptions) => EngineTables;
+    File: new (source: string | Uint8Array, tables: Addon['Tables']) => EngineFile;
   };
 
 /** Loads the addon, built here or prebuilt for this platform; throws when there is none. */
@@ -21,7 +22,7 @@ export function loadNativeEngine(): Engine {
     sketches: addon,
     createProjection: (...options) => new addon.Projection(...options),
     createTables: (options) => new addon.Tables(options),
-    openTables: addon.openTables,
+    openTables: (source) => new addon.File(source, addon.Tables),
     headBytes: addon.headBytes,
   };
 }

@@ -9,6 +9,7 @@
 
 #include "../../include/magicpig/thread_pool.h"
 #include "../kernels.h"
+#include "../new_selector.h"
 #include "../pool_handle.h"
 #include "../projection.h"
 #include "../tables.h"
@@ -166,10 +167,11 @@ void CandidatesAreExact(const Kernels& kernels, uint32_t bits, uint32_t tables) 
 void SelectorSelects() {
   constexpr uint32_t kDim = 64, kBits = 6, kTables = 40;
   auto projection = std::make_shared<Projection>(ProjectionKind::kGaussian, kDim, kBits, kTables, 3);
-  auto tables = std::make_shared<Tables>(Tables::Options{projection, 4, 2, std::vector<float>(17, 1.0f), true, ProcessPool(2)});
+  auto tables = std::make_shared<Tables>(TablesOptions{4, 2, 1e-4, Centring::kAuto, Element::kNone, true}, projection,
+                                         std::vector<float>(17, 1.0f), ProcessPool(2), std::vector<float>());
   const std::vector<float> keys = Normals(size_t{5000} * kDim, 1), queries = Normals(size_t{6} * kDim, 2);
-  CHECK(tables->Add(2, keys.data(), 5000) == Status::kOk);
-  magicpig_selector* selector = NewSelector(tables);
+  CHECK(tables->Add(2, {keys.data(), Element::kF32}, 5000, nullptr) == Status::kOk);
+  magicpig_selector* selector = NewSelector<Tables>(tables, kDim, 4);
   CHECK(selector->abi == MAGICPIG_SELECTOR_ABI && selector->heads == 4 && selector->head_dim == kDim);
 
   std::vector<std::thread> threads;
