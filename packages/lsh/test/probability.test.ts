@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { collisionProbability, InvalidArgumentError, inclusionProbability, logInclusionTable } from '../src/index.js';
+import {
+  collisionProbability,
+  InvalidArgumentError,
+  inclusionProbability,
+  logInclusionTable,
+  SimHashProjection,
+} from '../src/index.js';
+import { normals } from './reference.js';
 
 describe('collisionProbability', () => {
   it('is 1 - theta / pi', () => {
@@ -42,6 +49,40 @@ describe('inclusionProbability', () => {
     }
   });
 
+  // Any L tables of one projection are a draw of L tables, so 4,096 of them are many draws at once.
+  it.each([1, 4, 8, 10, 12, 16])('is how often pairs at an angle collide, %i bits', (bits) => {
+    const dim = 12;
+    const projections = Array.from(
+      { length: 16 },
+      (_, i) => new SimHashProjection({ dim, bits, tables: 4096, seed: 1000 * bits + i }),
+    );
+    for (const cosine of [-0.6, 0, 0.3, 0.6, 0.9, 0.99]) {
+      const collided = projections.flatMap((projection, i) => {
+        const codes = projection.hash(pairAt(cosine, normals(i, dim), normals(i + 5000, dim)));
+        return Array.from(codes.subarray(4096), (code, t) => code === codes[t]);
+      });
+      for (const tables of [1, 2, 16, 75, 150]) {
+        for (const minCollisions of [1, 2, 5]) {
+          if (minCollisions > tables) continue;
+          const trials = Math.floor(collided.length / tables);
+          let returned = 0;
+          for (let trial = 0; trial < trials; trial++) {
+            let count = 0;
+            for (let t = 0; t < tables; t++) if (collided[trial * tables + t]) count++;
+            if (count >= minCollisions) returned++;
+          }
+          const u = inclusionProbability(cosine, { bits, tables, minCollisions });
+          // Where u is tiny, one return among the trials must not count as too many.
+          const error = Math.sqrt((u * (1 - u)) / trials) + 1 / trials;
+          expect(
+            Math.abs(returned / trials - u),
+            `L ${tables}, at least ${minCollisions}, cosine ${cosine}`,
+          ).toBeLessThan(4.5 * error);
+        }
+      }
+    }
+  });
+
   it('keeps its digits where the closed form cancels', () => {
     // q = (0.0143...)^16: u is L (L - 1) / 2 q^2 to first order.
     const q = collisionProbability(-0.999) ** 16;
@@ -60,6 +101,15 @@ describe('inclusionProbability', () => {
     expect(() => inclusionProbability(0, options)).toThrow(InvalidArgumentError);
   });
 });
+
+/** Two vectors of the given cosine, in the plane of two others. */
+function pairAt(cosine: number, a: Float32Array, b: Float32Array): Float32Array {
+  const dot = (x: Float32Array, y: Float32Array) => x.reduce((sum, value, i) => sum + value * y[i]!, 0);
+  const orthogonal = b.map((value, i) => value - (dot(a, b) / dot(a, a)) * a[i]!);
+  const scale = Math.sqrt(dot(a, a) / dot(orthogonal, orthogonal));
+  const other = a.map((value, i) => cosine * value + Math.sqrt(1 - cosine ** 2) * scale * orthogonal[i]!);
+  return Float32Array.of(...a, ...other);
+}
 
 describe('logInclusionTable', () => {
   it('interpolates -log u, floored', () => {
