@@ -7,8 +7,8 @@ namespace magicpig::lsh {
 namespace {
 
 // e^(-1/16) and e^(-1/8): the weight in the middle of the first bin, and from one bin to the next.
-constexpr double kFirstWeight = 0.93941306281347578611;
-constexpr double kNextWeight = 0.88249690258459540286;
+constexpr double kFirstWeight = 0.9394130628134758;
+constexpr double kNextWeight = 0.8824969025845955;
 // More than any weight's inverse: every key is drawn.
 constexpr double kAllTau = 1e30;
 

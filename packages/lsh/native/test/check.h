@@ -22,5 +22,6 @@
   }())
 
 void ContainerRefusesDamage();
+void KeySketchesAreRight();
 
 #endif  // MAGICPIG_LSH_TEST_CHECK_H_

@@ -224,5 +224,6 @@ int main() {
   CandidatesAreExact(BestKernels(), 16, 2);
   SelectorSelects();
   ContainerRefusesDamage();
+  KeySketchesAreRight();
   std::printf("ok: %zu instruction sets\n", AllKernels().size());
 }

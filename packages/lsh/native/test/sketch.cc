@@ -1,0 +1,461 @@
+// Key sketches: kernels against their definition on every instruction set, and sketches however they are made, forked, saved and asked.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../new_selector.h"
+#include "../philox.h"
+#include "../sketch.h"
+#include "check.h"
+
+using namespace magicpig::lsh;
+
+namespace {
+
+std::vector<const SketchKernels*> AllKernels() {
+  std::vector<const SketchKernels*> all{&kPortableSketchKernels};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) all.push_back(&kAvx2SketchKernels);
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2")) all.push_back(&kAvx512SketchKernels);
+#elif defined(__aarch64__)
+  all.push_back(&kNeonSketchKernels);
+#endif
+  return all;
+}
+
+std::vector<float> Normals(size_t n, uint64_t seed, float scale = 1) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random) * scale;
+  return values;
+}
+
+template <typename T>
+Buffer<T> Copy(const std::vector<T>& values) {
+  Buffer<T> buffer(values.size());
+  std::memcpy(buffer.data(), values.data(), buffer.bytes());
+  return buffer;
+}
+
+// Levels, the choice of a step and dots, from their definition in doubles.
+void EncodesByDefinition(const SketchKernels& kernels) {
+  constexpr int32_t kSteps[kSketchSteps] = {700, 810, 925, 1050};
+  for (const size_t size : {64, 128, 256}) {
+    std::vector<int16_t> y(size * kLanes);
+    std::mt19937 random(size);
+    std::normal_distribution<double> normal(0, 1000);
+    for (auto& value : y) value = static_cast<int16_t>(std::clamp(normal(random), -6000.0, 6000.0));
+    for (int i = 0; i < 8; ++i) y[i * kLanes] = static_cast<int16_t>(700 * (i - 4));  // on the grid's edges
+    const Buffer<int16_t> from = Copy(y);
+    for (uint32_t bits = 1; bits <= kMaxSketchBits; ++bits) {
+      std::vector<uint8_t> planes(bits * size / 8 * kLanes);
+      int32_t dots[kLanes];
+      kernels.encode(from.data(), size, bits, kSteps, planes.data(), dots);
+      const int half = 1 << (bits - 1), top = 2 * half - 1;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        double best = -2, best_dot = 0;
+        std::vector<int> best_levels;
+        for (const int32_t step : kSteps) {
+          std::vector<int> levels;
+          double dot = 0, square = 0;
+          for (size_t i = 0; i < size; ++i) {
+            const double value = y[i * kLanes + lane];
+            levels.push_back(static_cast<int>(std::clamp(std::floor(value / step) + half, 0.0, static_cast<double>(top))));
+            const double v = 2 * levels.back() - top;
+            dot += v * value;
+            square += v * v;
+          }
+          const double cosine = dot / std::sqrt(square);
+          if (cosine > best * (1 + 1e-12)) best = cosine, best_dot = dot, best_levels = levels;
+        }
+        CHECK(dots[lane] == best_dot);
+        for (size_t i = 0; i < size; ++i) {
+          int level = 0;
+          for (uint32_t p = 0; p < bits; ++p) level = 2 * level + (planes[(p * size / 8 + i / 8) * kLanes + lane] >> i % 8 & 1);
+          CHECK(level == best_levels[i]);
+        }
+      }
+    }
+  }
+}
+
+// r = factor <v, q>, for queries at the limit of what spans may hold.
+void ScansByDefinition(const SketchKernels& kernels) {
+  constexpr size_t kBlocks = 3;
+  for (const size_t size : {64, 128, 256}) {
+    for (uint32_t bits = 1; bits <= kMaxSketchBits; ++bits) {
+      std::mt19937 random(bits * 1000 + size);
+      const size_t groups = size / 8;
+      std::vector<uint8_t> code_bytes(kBlocks * bits * groups * kSketchKeys);
+      for (auto& byte : code_bytes) byte = random() % 4 == 0 ? 0xff : static_cast<uint8_t>(random());
+      std::vector<uint16_t> factor_bits(kBlocks * kSketchKeys);
+      for (auto& factor : factor_bits) factor = static_cast<uint16_t>(0x3f00 + random() % 256);
+      const Buffer<uint8_t> codes = Copy(code_bytes);
+      const Buffer<uint16_t> factors = Copy(factor_bits);
+
+      std::vector<std::vector<int16_t>> rounded(kSketchQueries, std::vector<int16_t>(size));
+      std::vector<Buffer<uint8_t>> tables;
+      SketchQuery queries[kSketchQueries];
+      for (size_t h = 0; h < kSketchQueries; ++h) {
+        // Fill every span to exactly 255, the last query with few large values.
+        for (size_t unit = 0; unit < size; unit += kSketchUnit) {
+          const std::vector<size_t> spans = FineSpans(bits) ? std::vector<size_t>{24, 24, 16} : std::vector<size_t>{64};
+          for (size_t at = unit, s = 0; s < spans.size(); at += spans[s++]) {
+            for (int left = kSpanLimit; left > 0;) {
+              int16_t& value = rounded[h][at + random() % spans[s]];
+              const int most = 127 - std::abs(value), more = std::min({left, most, h + 1 == kSketchQueries ? 100 : 3});
+              value = static_cast<int16_t>(value < 0 || (value == 0 && random() % 2) ? value - more : value + more);
+              left -= more;
+            }
+          }
+        }
+        int sum = 0;
+        for (const int16_t value : rounded[h]) sum += std::abs(value);
+        tables.emplace_back(size / kSketchUnit * kSketchTableBytes);
+        kernels.tables(rounded[h].data(), size, tables.back().data());
+        queries[h] = {tables.back().data(), static_cast<float>(((1 << bits) - 1) * sum)};
+      }
+      for (size_t count = 1; count <= kSketchQueries; ++count) {
+        std::vector<float> scores(count * kBlocks * kSketchKeys);
+        float largest[kSketchQueries], expected_largest[kSketchQueries];
+        std::fill_n(largest, kSketchQueries, -1e30f);
+        std::fill_n(expected_largest, kSketchQueries, -1e30f);
+        kernels.scan(codes.data(), factors.data(), kBlocks, bits, size, queries, count, scores.data(), kBlocks * kSketchKeys, largest);
+        for (size_t h = 0; h < count; ++h) {
+          for (size_t key = 0; key < kBlocks * kSketchKeys; ++key) {
+            int dot = 0;
+            for (size_t i = 0; i < size; ++i) {
+              int level = 0;
+              for (uint32_t p = 0; p < bits; ++p) {
+                const size_t byte = ((key / kSketchKeys * bits + p) * groups + i / 8) * kSketchKeys + key % kSketchKeys;
+                level = 2 * level + (code_bytes[byte] >> i % 8 & 1);
+              }
+              dot += (2 * level - ((1 << bits) - 1)) * rounded[h][i];
+            }
+            const float factor = std::bit_cast<float>(uint32_t{factor_bits[key]} << 16);
+            CHECK(scores[h * kBlocks * kSketchKeys + key] == static_cast<float>(dot) * factor);
+            expected_largest[h] = std::max(expected_largest[h], static_cast<float>(dot) * factor);
+          }
+          CHECK(largest[h] == expected_largest[h]);
+        }
+      }
+    }
+  }
+}
+
+void DrawsByDefinition(const SketchKernels& kernels) {
+  constexpr size_t kKeys = 512;
+  std::vector<float> uniforms(kKeys);
+  const uint64_t seed = 0x123456789abcdull;
+  const uint32_t first = 0x7ffffe00u;
+  kernels.uniforms(seed, 17, 4'000'000'000u, first, kKeys, uniforms.data());
+  for (size_t i = 0; i < kKeys; ++i) {
+    const PhiloxBlock words = Philox({static_cast<uint32_t>((first + i) / 4), 17, 4'000'000'000u, 3}, static_cast<uint32_t>(seed),
+                                     static_cast<uint32_t>(seed >> 32));
+    CHECK(uniforms[i] == static_cast<float>(words[i % 4] >> 8));
+  }
+
+  const std::vector<float> scores = Normals(kKeys, 3, 500);
+  const float largest = *std::max_element(scores.begin(), scores.end());
+  for (const float tau : {0x1p24f * 0.1f, 0x1p24f * 3, 0x1p24f * 1e20f}) {
+    const SketchDraw draw{largest, 0.01f, tau, 0.02f};
+    std::vector<uint32_t> ids(kKeys + kDrawSlack), expected_ids;
+    std::vector<float> thresholds(kKeys + kDrawSlack), expected;
+    size_t count = kernels.draw(scores.data(), uniforms.data(), kKeys, draw, 1000, ids.data(), thresholds.data());
+    size_t at = 0;
+    for (size_t i = 0; i < kKeys; ++i) {
+      const double exact = draw.tau * (std::exp2((static_cast<double>(scores[i]) - largest) * draw.gain) + draw.floor);
+      const bool drawn = at < count && ids[at] == 1000 + i;
+      if (drawn) {
+        CHECK(std::fabs(thresholds[at] / exact - 1) < 1e-4);
+        CHECK(uniforms[i] < thresholds[at]);
+        ++at;
+      } else {
+        CHECK(uniforms[i] > exact * (1 - 1e-4) - 1);
+      }
+    }
+    CHECK(at == count);
+    std::vector<uint32_t> portable_ids(kKeys + kDrawSlack);
+    std::vector<float> portable(kKeys + kDrawSlack);
+    CHECK(kPortableSketchKernels.draw(scores.data(), uniforms.data(), kKeys, draw, 1000, portable_ids.data(), portable.data()) == count);
+    CHECK(std::equal(ids.begin(), ids.begin() + count, portable_ids.begin()));
+    CHECK(std::memcmp(thresholds.data(), portable.data(), count * sizeof(float)) == 0);
+  }
+
+  for (const size_t n : {size_t{1}, size_t{63}, size_t{64}, size_t{200}, kKeys}) {
+    for (const size_t lanes : {8, 16, 64}) {
+      uint32_t counts[kSketchBins] = {}, expected[kSketchBins] = {};
+      kernels.histogram(scores.data(), n, lanes, largest, 0.08f, counts);
+      for (size_t i = 0; i < n; ++i) {
+        if (i % kSketchKeys < lanes) ++expected[static_cast<int>(std::min((largest - scores[i]) * 0.08f, 255.0f))];
+      }
+      CHECK(std::equal(counts, counts + kSketchBins, expected));
+    }
+  }
+}
+
+// The expected number drawn is the budget, and the error is what it says, by sums over the keys of a histogram.
+void PlansMeetBudgets() {
+  std::mt19937 random(1);
+  for (int kind = 0; kind < 4; ++kind) {
+    uint32_t counts[kSketchBins] = {};
+    size_t counted = 0;
+    for (int i = 0; i < kSketchBins; ++i) {
+      counts[i] = kind == 0 ? 1 : kind == 1 ? (i == 0 || i == 200) * 50 : kind == 2 ? random() % (i + 1) : i == 0;
+      counted += counts[i];
+    }
+    const size_t keys = 4 * counted;
+    for (const double floor_share : {1e-6, 0.02, 1.0}) {
+      double total = 0;
+      for (int i = 0; i < kSketchBins; ++i) total += counts[i] * std::exp(-(i + 0.5) / 8);
+      const auto sums = [&](const SketchPlan& plan, double* variance) {
+        double expected = 0;
+        *variance = 0;
+        for (int i = 0; i < kSketchBins; ++i) {
+          const double w = std::exp(-(i + 0.5) / 8), pi = std::min(1.0, plan.tau / kUniformOne * (w + plan.floor));
+          expected += counts[i] * pi;
+          *variance += counts[i] * w * w * (1 / pi - 1);
+        }
+        CHECK(std::fabs(plan.floor / (floor_share * total / counted) - 1) < 1e-6);
+        // tau is rounded to a float, so where nearly all keys are drawn the variance is not exact.
+        CHECK(std::fabs(plan.error * plan.error - *variance / 4 / (total * total)) < 1e-6 + 1e-4 * plan.error * plan.error);
+        return expected;
+      };
+      double variance;
+      for (const double share : {0.001, 0.1, 0.5, 0.999, 1.0}) {
+        const double expected = sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, share, 0, 1}, floor_share), &variance);
+        CHECK(std::fabs(expected / (share * counted) - 1) < 1e-5);
+        const double count = share * keys;
+        CHECK(std::fabs(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, count, 0, 1}, floor_share), &variance) / expected - 1) <
+              1e-5);
+      }
+      CHECK(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, 1e12, 0, 1}, floor_share), &variance) == counted);
+      for (const double error : {1e-6, 0.01, 0.1, 10.0}) {
+        const SketchPlan plan = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, error, 0.05, 0.6}, floor_share);
+        const double share = sums(plan, &variance) / counted;
+        CHECK(share > 0.05 - 1e-5 && share < 0.6 + 1e-5);
+        CHECK(share > 0.6 - 1e-5 || plan.error < error * (1 + 1e-4));
+        CHECK(share < 0.05 + 1e-5 || plan.error > error * (1 - 1e-4));
+      }
+      const SketchPlan all = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, 1e-7, 0.05, 1}, floor_share);
+      CHECK(all.error <= 1.1e-7 || std::fabs(sums(all, &variance) / counted - 1) < 1e-4);
+    }
+  }
+}
+
+KeySketch::Options Options(uint32_t dim, uint32_t bits, bool centred, uint32_t threads) {
+  return {3, dim, bits, 77, 1 / std::sqrt(static_cast<double>(dim)), centred, {SketchBudget::Kind::kShare, 0.1, 0, 1}, 0.02,
+          ProcessPool(threads)};
+}
+
+std::vector<uint8_t> FileOf(const KeySketch& sketch) {
+  const auto header = sketch.Header();
+  ContainerWriter file(KeySketch::kFileKind);
+  sketch.Write(header, file);
+  std::vector<uint8_t> bytes(file.bytes());
+  file.Write(*ProcessPool(2), bytes.data());
+  return bytes;
+}
+
+std::shared_ptr<KeySketch> Open(const std::vector<uint8_t>& bytes, KeySketch::Options options) {
+  const auto file = Container::Copy(bytes.data(), bytes.size(), KeySketch::kFileKind);
+  KeySketch::ReadHeader(*file, options);
+  return KeySketch::FromFile(file, options);
+}
+
+// However keys come to be there, the sketch is the same.
+void SketchesDoNotDependOnHistory() {
+  using Status = KeySketch::Status;
+  constexpr uint32_t kDim = 72;
+  constexpr size_t kKeys = 2500;
+  const std::vector<float> keys = Normals(kKeys * kDim, 5), others = Normals(kKeys * kDim, 6);
+  for (const uint32_t bits : {1u, 2u, 4u}) {
+    KeySketch whole(Options(kDim, bits, false, 1));
+    CHECK(whole.Add(1, keys.data(), kKeys) == Status::kOk);
+    const std::vector<uint8_t> file = FileOf(whole);
+
+    KeySketch pieces(Options(kDim, bits, false, 3));
+    size_t at = 0;
+    for (const size_t n : {1, 30, 1, 64, 900, 27, 1, 1000}) {
+      CHECK(pieces.Add(1, keys.data() + at * kDim, n) == Status::kOk);
+      at += n;
+    }
+    CHECK(pieces.Add(1, keys.data() + at * kDim, kKeys - at) == Status::kOk);
+    CHECK(FileOf(pieces) == file);
+
+    // Neither of two forks changes the other, nor what was cut comes back.
+    auto fork = pieces.Fork();
+    pieces.Truncate(1, 1100);
+    CHECK(pieces.Add(1, others.data(), 500) == Status::kOk);
+    CHECK(pieces.Add(2, others.data(), 10) == Status::kOk);
+    CHECK(FileOf(*fork) == file);
+    fork->Truncate(1, 1100);
+    CHECK(fork->Add(1, keys.data() + 1100 * kDim, kKeys - 1100) == Status::kOk);
+    CHECK(fork->size(1) == kKeys && pieces.size(1) == 1600 && pieces.size(2) == 10);
+
+    // So do files; one that is mapped or copied is not written to.
+    auto opened = Open(file, Options(kDim, bits, false, 2));
+    CHECK(FileOf(*opened) == file);
+    CHECK(opened->options().seed == 77 && opened->options().heads == 3);
+    opened->Truncate(1, 2100);
+    CHECK(opened->Add(1, keys.data() + 2100 * kDim, kKeys - 2100) == Status::kOk);
+    const auto scores = [&](const KeySketch& sketch) {
+      std::vector<float> out(sketch.size(1));
+      CHECK(sketch.Scores(1, others.data(), out.data()) == Status::kOk);
+      return out;
+    };
+    CHECK(scores(*opened) == scores(whole) && scores(*fork) == scores(whole));
+  }
+
+  KeySketch sketch(Options(kDim, 2, true, 2));
+  std::vector<float> bad = keys;
+  bad[777] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(sketch.Add(0, bad.data(), kKeys) == Status::kNonFinite && sketch.size(0) == 0 && sketch.centre(0) == nullptr);
+  CHECK(sketch.Add(0, keys.data(), 100) == Status::kOk);
+  const std::vector<uint8_t> before = FileOf(sketch);
+  bad[777] = 0x1p80f;
+  CHECK(sketch.Add(0, bad.data(), kKeys) == Status::kTooLarge && FileOf(sketch) == before);
+  float scores[100];
+  CHECK(sketch.Scores(0, bad.data() + 10 * kDim, scores) == Status::kTooLarge);
+  CHECK(Open(before, Options(kDim, 2, true, 1))->centre(0)[5] == sketch.centre(0)[5]);
+  CHECK(sketch.bytes() >= KeySketch::BytesFor(kDim, 2, 100));
+}
+
+// Mean over many steps of the estimated sum of weights and of weighted values, against the sums, by sketches good and bad.
+void DrawsAreUnbiased() {
+  constexpr uint32_t kDim = 64;
+  constexpr size_t kKeys = 700, kSteps = 4000;
+  const std::vector<float> keys = Normals(kKeys * kDim, 8), query = Normals(kDim, 9, 1.5f), values = Normals(kKeys, 10);
+  KeySketch sketch(Options(kDim, 1, true, 1));
+  CHECK(sketch.Add(0, keys.data(), kKeys) == KeySketch::Status::kOk);
+  std::vector<double> weights(kKeys);
+  double total = 0, weighted = 0;
+  for (size_t i = 0; i < kKeys; ++i) {
+    double dot = 0;
+    for (size_t k = 0; k < kDim; ++k) dot += static_cast<double>(query[k]) * keys[i * kDim + k];
+    weights[i] = std::exp(dot / 8);
+    total += weights[i];
+    weighted += weights[i] * values[i];
+  }
+  for (const bool random_factors : {false, true}) {
+    std::vector<uint8_t> file = FileOf(sketch);
+    if (random_factors) {
+      // Sketches that say nothing: factors drawn anew, both signs.
+      std::mt19937 random(11);
+      const auto opened = Container::Copy(file.data(), file.size(), KeySketch::kFileKind);
+      const auto* section = reinterpret_cast<const uint8_t*>(opened->Get<uint16_t>(1, FourCc("FACT"), 704));
+      const auto* start = reinterpret_cast<const uint8_t*>(opened->Get<uint64_t>(0, FourCc("HEAD"), 5)) - 64 - 5 * 32;
+      for (size_t i = 0; i < 2 * kKeys; i += 2) {
+        file[section - start + i] = static_cast<uint8_t>(random());
+        file[section - start + i + 1] = static_cast<uint8_t>(random() % 2 ? 0x3e : 0xbe);
+      }
+    }
+    const auto bad = Open(file, Options(kDim, 1, true, 1));
+    double sums[2] = {}, squares[2] = {}, read = 0, read_square = 0;
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      KeySketch::Sample sample;
+      CHECK(bad->Draw(0, query.data(), 1, kKeys, step, bad->options().budget, &sample) == KeySketch::Status::kOk);
+      double estimates[2] = {};
+      for (size_t i = 0; i < sample.count; ++i) {
+        const double weight = weights[sample.ids[i]] / std::exp(static_cast<double>(sample.log_probability[i]));
+        estimates[0] += weight;
+        estimates[1] += weight * values[sample.ids[i]];
+      }
+      for (int i = 0; i < 2; ++i) sums[i] += estimates[i], squares[i] += estimates[i] * estimates[i];
+      read += static_cast<double>(sample.count);
+      read_square += static_cast<double>(sample.count * sample.count);
+    }
+    const double expected[2] = {total, weighted};
+    for (int i = 0; i < 2; ++i) {
+      const double mean = sums[i] / kSteps, deviation = std::sqrt((squares[i] / kSteps - mean * mean) / kSteps);
+      CHECK(std::fabs(mean - expected[i]) < 4 * deviation);
+    }
+    // All keys are counted, so only the histogram's bins keep the expected number from the budget.
+    const double mean = read / kSteps, deviation = std::sqrt((read_square / kSteps - mean * mean) / kSteps);
+    CHECK(std::fabs(mean - 70) < 4 * deviation + 1);
+  }
+}
+
+// The selector through its C ABI: the same from any thread, in groups or alone, and with other keys behind.
+void SketchSelectorSelects() {
+  constexpr uint32_t kDim = 64, kQueries = 6;
+  auto sketch = std::make_shared<KeySketch>(Options(kDim, 2, true, 2));
+  const std::vector<float> keys = Normals(size_t{5000} * kDim, 1), queries = Normals(size_t{kQueries} * kDim, 2, 2);
+  CHECK(sketch->Add(2, keys.data(), 5000) == KeySketch::Status::kOk);
+  magicpig_selector* selector = NewSelector<KeySketch>(sketch, kDim, 3);
+  CHECK(selector->abi == MAGICPIG_SELECTOR_ABI && selector->heads == 3 && selector->head_dim == kDim);
+
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (const uint32_t indexed : {5000u, 1234u, 1u, 0u}) {
+        magicpig_selection out[kQueries];
+        const magicpig_selector_args args{2, 0, kQueries, kDim, indexed, 9, queries.data()};
+        CHECK(selector->select(selector->context, &args, out) == 0);
+        std::vector<std::vector<uint32_t>> ids;
+        std::vector<std::vector<float>> logs;
+        for (const magicpig_selection& selection : out) {
+          CHECK(selection.correction == MAGICPIG_CORRECTION_LOG_PROBABILITY);
+          ids.emplace_back(selection.ids, selection.ids + selection.count);
+          logs.emplace_back(selection.log_probability, selection.log_probability + selection.count);
+          CHECK(std::is_sorted(ids.back().begin(), ids.back().end()) && (ids.back().empty() || ids.back().back() < indexed));
+          CHECK(std::all_of(logs.back().begin(), logs.back().end(), [](float log) { return log <= 0 && log > -20; }));
+          CHECK(indexed < 1000 || (selection.count > indexed / 20 && selection.count < indexed / 5));
+        }
+        for (uint32_t q = 0; q < kQueries; ++q) {
+          magicpig_selection one;
+          const magicpig_selector_args alone{2, q, 1, kDim, indexed, 9, queries.data() + q * kDim};
+          CHECK(selector->select(selector->context, &alone, &one) == 0);
+          CHECK(std::equal(ids[q].begin(), ids[q].end(), one.ids, one.ids + one.count));
+          CHECK(std::equal(logs[q].begin(), logs[q].end(), one.log_probability, one.log_probability + one.count));
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  const KeySketch::Stats stats = sketch->stats();
+  CHECK(stats.draws == 4 * 3 * 2 * kQueries && stats.keys == uint64_t{4} * 2 * kQueries * 6235);
+  CHECK(stats.read > stats.keys / 12 && stats.read < stats.keys / 8 && stats.largest_error >= stats.error / static_cast<double>(stats.draws));
+  sketch->ResetStats();
+  CHECK(sketch->stats().draws == 0 && sketch->stats().largest_error == 0);
+
+  magicpig_selection out[kQueries];
+  magicpig_selector_args args{0, 0, 1, kDim, 10, 0, queries.data()};
+  CHECK(selector->select(selector->context, &args, out) == 0 && out[0].count == 0);  // a head without keys
+  args.head = 3;
+  CHECK(selector->select(selector->context, &args, out) != 0);  // no such head
+  args.head = 2;
+  args.head_dim = kDim / 2;
+  CHECK(selector->select(selector->context, &args, out) != 0);  // another dimension
+  args.head_dim = kDim;
+  std::vector<float> bad(kDim, std::numeric_limits<float>::infinity());
+  args.query = bad.data();
+  CHECK(selector->select(selector->context, &args, out) != 0);
+  args.query = queries.data();
+  selector->retain(selector->context);
+  selector->release(selector->context);
+  sketch->Dispose();
+  CHECK(selector->select(selector->context, &args, out) != 0);
+  selector->release(selector->context);
+}
+
+}  // namespace
+
+void KeySketchesAreRight() {
+  for (const SketchKernels* kernels : AllKernels()) {
+    EncodesByDefinition(*kernels);
+    ScansByDefinition(*kernels);
+    DrawsByDefinition(*kernels);
+  }
+  PlansMeetBudgets();
+  SketchesDoNotDependOnHistory();
+  DrawsAreUnbiased();
+  SketchSelectorSelects();
+}
