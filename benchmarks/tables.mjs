@@ -1,24 +1,39 @@
-// Writes the tables of the root README from benchmarks/results/*.json: `node benchmarks/tables.mjs`.
+// Writes the tables of the READMEs from benchmarks/results/*.json: `node benchmarks/tables.mjs`.
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const root = new URL('../', import.meta.url);
 const result = (name) => JSON.parse(readFileSync(new URL(`benchmarks/results/${name}.json`, root), 'utf8'));
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
-const tables = {
-  'llama-cpp': llamaCpp(result('llama-cpp')),
-  'long-context': longContext(result('long-context')),
-  'sampling-error': samplingError(result('sampling-error')),
+const LSH_PEERS = { lsh: '@magicpig/lsh', usearch: 'usearch 2.25.3', hnswlib: 'hnswlib-node 3.0.0' };
+const lshPeers = result('lsh-peers');
+
+const readmes = {
+  'README.md': {
+    'llama-cpp': llamaCpp(result('llama-cpp')),
+    'long-context': longContext(result('long-context')),
+    'min-context': minContext(result('min-context')),
+    memory: memory(result('memory')),
+    perplexity: perplexity(result('perplexity')),
+    'sampling-error': samplingError(result('sampling-error')),
+  },
+  'packages/lsh/README.md': {
+    'peers-build': peersBuild(lshPeers),
+    'peers-search': peersSearch(lshPeers),
+    'peers-sums': peersSums(lshPeers),
+  },
 };
 
-const file = new URL('README.md', root);
-let text = readFileSync(file, 'utf8');
-for (const [name, table] of Object.entries(tables)) {
-  const section = new RegExp(`<!-- ${name} -->[^]*?<!-- /${name} -->`);
-  if (!section.test(text)) throw new Error(`README.md has no section <!-- ${name} --> ... <!-- /${name} -->`);
-  text = text.replace(section, `<!-- ${name} -->\n${table}\n<!-- /${name} -->`);
+for (const [path, tables] of Object.entries(readmes)) {
+  const file = new URL(path, root);
+  let text = readFileSync(file, 'utf8');
+  for (const [name, table] of Object.entries(tables)) {
+    const section = new RegExp(`<!-- ${name} -->[^]*?<!-- /${name} -->`);
+    if (!section.test(text)) throw new Error(`${path} has no section <!-- ${name} --> ... <!-- /${name} -->`);
+    text = text.replace(section, `<!-- ${name} -->\n${table}\n<!-- /${name} -->`);
+  }
+  writeFileSync(file, text);
 }
-writeFileSync(file, text);
 
 function llamaCpp({ rows, cpu, date }) {
   const peer = (context) => rows.find((row) => row.context === context && row.name === 'llama.cpp');
@@ -55,6 +70,43 @@ function longContext({ model, rows, cpu, date }) {
   );
 }
 
+function minContext({ rows }) {
+  return markdown(
+    ['context', 'dense, ms a token', 'magicpig, ms a token'],
+    rows.map(({ context, denseMs, magicpigMs, ratio }) => [
+      context,
+      denseMs.toFixed(1),
+      `${magicpigMs.toFixed(1)} (${ratio.toFixed(2)}x)`,
+    ]),
+  );
+}
+
+function memory({ rows }) {
+  const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
+  return markdown(
+    ['model', 'context', 'weights', 'keys, values, tables', 'peak of the process', 'of it Node.js alone'],
+    rows.map(({ model, context, weightBytes, cacheBytes, peakBytes, emptyBytes }) => [
+      model,
+      context,
+      megabytes(weightBytes),
+      megabytes(cacheBytes),
+      `${megabytes(peakBytes)} (${(peakBytes / (weightBytes + cacheBytes)).toFixed(2)}x)`,
+      megabytes(emptyBytes),
+    ]),
+  );
+}
+
+function perplexity({ rows }) {
+  return markdown(
+    ['weights', 'perplexity', 'against f32'],
+    rows.map(({ format, perplexity, ratio }) => [
+      format,
+      perplexity.toFixed(3),
+      `${ratio >= 1 ? '+' : ''}${(100 * (ratio - 1)).toFixed(2)}%`,
+    ]),
+  );
+}
+
 function samplingError({ rows }) {
   return markdown(
     [
@@ -71,6 +123,51 @@ function samplingError({ rows }) {
       attentionError.toFixed(3),
       percent(agreement),
     ]),
+  );
+}
+
+function peersBuild({ engines, count, dim, cpu, node, date }) {
+  return markdown(
+    ['index', 'built in, s', 'bytes a vector'],
+    Object.entries(LSH_PEERS).map(([engine, name]) => {
+      const { buildMs, bytesPerVector } = engines[engine];
+      const ratio = buildMs / engines.lsh.buildMs;
+      return [
+        name,
+        `${(buildMs / 1000).toFixed(2)} (${ratio.toFixed(ratio < 10 ? 1 : 0)}x)`,
+        bytesPerVector.toFixed(0),
+      ];
+    }),
+    `${count.toLocaleString('en')} vectors of ${dim} float32 values (${4 * dim} of the bytes), one thread. ${cpu}, Node ${node}, ${date}.`,
+  );
+}
+
+function peersSearch({ engines }) {
+  return markdown(
+    ['index', 'setting', 'recall at 10', 'one query, µs'],
+    Object.entries(LSH_PEERS).flatMap(([engine, name]) =>
+      engines[engine].search.map(({ setting, recall, queryMs }) => [
+        name,
+        setting,
+        recall.toFixed(3),
+        (1000 * queryMs).toFixed(0),
+      ]),
+    ),
+  );
+}
+
+/** The middle three budgets; the plot has all. */
+function peersSums({ engines, temperatures, concentration }) {
+  const rows = { ...LSH_PEERS, uniform: 'uniform sample' };
+  return markdown(
+    ['estimate', 'read', ...temperatures.map((t, i) => `T = ${t} (top 1% carry ${percent(concentration[i])})`)],
+    [1, 2, 3].flatMap((budget) =>
+      Object.entries(rows).map(([engine, name]) => {
+        const { read, errors } = engines[engine].sums[budget];
+        return [name, percent(read), ...errors.map(({ rms, bias }) => `${rms.toFixed(3)} (${bias.toFixed(3)})`)];
+      }),
+    ),
+    'Root mean square of the relative error, and its mean (the bias) in parentheses.',
   );
 }
 

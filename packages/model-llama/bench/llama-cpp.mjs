@@ -2,18 +2,20 @@
 // `dense` and `magicpig`, and node-llama-cpp's prebuilt CPU binary with the same GGUF file, prompt and threads. Rounds
 // alternate between the programs, so that a change of the machine's load meets all of them; medians are printed.
 //
-//   node bench/llama-cpp.mjs --model smollm2 --tokens 512,6000 --rounds 3 --threads 2
+//   node bench/llama-cpp.mjs --model smollm2 --tokens 512,4096,8000 --rounds 3 --threads 2
+//
+// About eight minutes; a run of some of the contexts (`--tokens 512`) keeps the results of others.
 import { availableParallelism } from 'node:os';
 import { loadLlama, locateModel } from '../dist/index.js';
-import { benchOptions, benchText, importPeer, median, writeResults } from './common.mjs';
+import { benchOptions, benchText, importPeer, median, writeRows } from './common.mjs';
 
 const GENERATED = 64;
-const { model: source, threads = availableParallelism(), rounds, contexts } = benchOptions();
+const { model: source, threads = availableParallelism(), rounds, contexts } = benchOptions({ tokens: '512,4096,8000' });
 const path = await ggufPath(source);
-const text = benchText();
+const text = benchText().repeat(2); // once is 7,600 tokens
 
 const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig', minContext: 0 } };
-const formats = ['bf16', 'q8']; // q8 keeps the file's 4-bit blocks, as llama.cpp does
+const formats = ['q8', 'bf16']; // q8, the default, keeps the file's 4-bit blocks, as llama.cpp does
 const names = [...formats.flatMap((format) => Object.keys(attentions).map((name) => `${name} ${format}`)), 'llama.cpp'];
 const runs = []; // { name, context, firstTokenMs, prefill, decode }
 for (let round = 0; round < rounds; round += 1) {
@@ -37,10 +39,10 @@ for (const { context, name, firstTokenMs, prefill, decode } of rows) {
       `${ratio(prefill, peer.prefill)}  ${ratio(decode, peer.decode)}`,
   );
 }
-writeResults('llama-cpp', { model: source, threads, rounds, generated: GENERATED, rows });
+writeRows('llama-cpp', { model: source, threads, rounds, generated: GENERATED, rows });
 
 async function ours(weights) {
-  const model = await loadLlama(path, { threads, weights });
+  const model = await loadLlama(path, { threads, weights, prefixCache: 'off' }); // every prompt is read
   const ids = await model.tokenize(text);
   for await (const _ of model.generate('Hello', { maxTokens: 8, ignoreEos: true })); // warm
   for (const context of contexts) {
