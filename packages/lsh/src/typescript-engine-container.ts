@@ -172,7 +172,7 @@ export class Container {
     if (section.length !== length * type.BYTES_PER_ELEMENT) {
       throw corrupt(`The file's section ${name} has a wrong size.`);
     }
-    return new type(section.slice().buffer);
+    return new type(new Uint8Array(section).buffer); // slice() of a Buffer would not copy
   }
 
   /** Checks the contents of all sections, and the zeros between them. Throws CORRUPT_FILE. */
