@@ -5,6 +5,7 @@ export type { CudaKvSequence } from './cuda-backend/cuda-kv-sequence.js';
 export type { AttentionTensors, CudaKvStep } from './cuda-backend/cuda-kv-step.js';
 export type { AttendOptions, HostCache, HostStep, KvSequence, Rows, Sampling } from './cuda-backend/host-cache.js';
 export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
+export { deviceWorkingBytes, type StepShape } from './cuda-backend/working-bytes.js';
 export { type CublasLtState, Device, type DeviceMemory, type DeviceOptions } from './device.js';
 export { DeviceArray } from './device-array.js';
 export { type DeviceProperties, listDevices } from './device-properties.js';

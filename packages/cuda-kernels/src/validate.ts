@@ -98,3 +98,8 @@ export function checkWorkspace(stream: Stream, array: DeviceArray<'u8'> | undefi
   }
   return checkArray(stream, 'workspace', array, 'u8', bytes);
 }
+
+/** @internal */
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}

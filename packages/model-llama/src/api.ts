@@ -1,4 +1,5 @@
 import type { Ceilings, ProfileEntry } from '@magicpig/cpu-kernels';
+import type { SketchBudget } from '@magicpig/lsh';
 import type { WeightFormat } from './backend.js';
 import type { ChatMessage, LlamaConfig } from './checkpoint.js';
 

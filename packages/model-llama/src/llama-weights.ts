@@ -41,6 +41,9 @@ export interface LlamaWeights extends Disposable {
 /** Sources whose values stand alone; the others are blocks. */
 const FLOAT_TYPES: WeightSource['type'][] = ['f32', 'f16', 'bf16', 'random'];
 
+/** What of a backend weights are brought into. */
+export type WeightBackend = Pick<Backend, 'tensor' | 'vector' | 'weight' | 'toHost' | 'toDevice'>;
+
 export interface LoadWeightsOptions {
   format: WeightFormat;
   signal?: AbortSignal | undefined;
@@ -62,7 +65,7 @@ export function naturalFormat(checkpoint: Checkpoint): WeightFormat {
  */
 export async function loadLlamaWeights(
   checkpoint: Checkpoint,
-  backend: Backend,
+  backend: WeightBackend,
   options: LoadWeightsOptions,
 ): Promise<LlamaWeights> {
   const { hiddenSize, intermediateSize, layers, queryHeads, kvHeads, headDim, vocabSize, tiedEmbeddings } =
@@ -157,7 +160,7 @@ export async function loadLlamaWeights(
 
 /** Biases of stacked matrices as one vector, zero where a part has none; nothing when no part has one. */
 function stackedBias(
-  backend: Backend,
+  backend: WeightBackend,
   keep: (tensor: Tensor) => Tensor,
   checkpoint: Checkpoint,
   parts: [name: string, length: number][],

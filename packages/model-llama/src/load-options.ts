@@ -8,6 +8,8 @@ import { PREFIX_REUSE, type PrefixReuse } from './memory.js';
 
 /** {@link LoadOptions} of the engine, checked, with their defaults. */
 export interface EngineSettings {
+  backend: 'cpu' | 'cuda';
+  vramBytes: number | undefined;
   format: WeightFormat;
   threads: number | undefined;
   contextTokens: number;
@@ -27,6 +29,7 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
   const { config } = checkpoint;
   const { weights: format = naturalFormat(checkpoint), attention = { policy: 'magicpig' }, threads } = options;
   const { contextTokens = config.maxPositions, maxSequences = 16, maxQueue = 256, maxStallMs = 250 } = options;
+  const { backend = 'cpu', vramBytes } = options;
   const { cacheBytes, memoryBytes, prefixCache = 'all', snapshotDir, snapshotBytes = 2 ** 32 } = options;
   checkInteger('maxSequences', maxSequences, 1, 1024);
   checkInteger('maxQueue', maxQueue, 0, 2 ** 31 - 1);
@@ -42,11 +45,14 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
   if (snapshotDir !== undefined && (typeof snapshotDir !== 'string' || snapshotDir === '')) {
     throw new InvalidRequestError(`snapshotDir must be a path, not ${JSON.stringify(snapshotDir)}`, 'snapshotDir');
   }
-  if (options.backend !== undefined) checkOneOf('backend', options.backend, ['cpu']);
+  checkOneOf('backend', backend, ['cpu', 'cuda']);
+  checkDevice(options, format, attention);
   checkOneOf('weights', format, WEIGHT_FORMATS);
   checkOneOf('prefixCache', prefixCache, PREFIX_REUSE);
   resolveAttention(attention, config.layers);
   return {
+    backend,
+    vramBytes,
     format,
     threads,
     contextTokens,
@@ -61,6 +67,29 @@ export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint)
     snapshotBytes,
     attention,
   };
+}
+
+/** Options that only one of the backends takes. */
+function checkDevice(options: LoadOptions, format: WeightFormat, attention: AttentionOptions): void {
+  const { backend = 'cpu', vramBytes, profile, snapshotDir } = options;
+  if (vramBytes !== undefined) {
+    checkInteger('vramBytes', vramBytes, 1, Number.MAX_SAFE_INTEGER);
+    if (backend !== 'cuda') throw new InvalidRequestError("vramBytes is for backend 'cuda'", 'vramBytes');
+  }
+  if (backend !== 'cuda') return;
+  if (format === 'f32') {
+    throw new InvalidRequestError(
+      "weights must be bf16, q8 or q4 with backend 'cuda': f32 is the CPU's reference",
+      'weights',
+    );
+  }
+  if (snapshotDir !== undefined && attention.policy === 'dense') {
+    throw new InvalidRequestError(
+      "snapshots are written from host memory, but with backend 'cuda' and dense attention the device alone has the keys",
+      'snapshotDir',
+    );
+  }
+  if (profile) throw new InvalidRequestError("profile measures the operators of backend 'cpu'", 'profile');
 }
 
 function checkInteger(name: string, value: unknown, low: number, high: number): void {

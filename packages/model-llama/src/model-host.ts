@@ -1,5 +1,3 @@
-import { CpuBackend } from '@magicpig/cpu-kernels';
-import { KvStore } from '@magicpig/kv-offload';
 import type { LoadOptions, ModelInfo } from './api.js';
 import type { Backend } from './backend.js';
 import type { Checkpoint, Tokenizer } from './checkpoint.js';
@@ -11,6 +9,7 @@ import { Llama } from './llama.js';
 import { loadLlamaWeights } from './llama-weights.js';
 import { type EngineSettings, resolveLoadOptions } from './load-options.js';
 import { loadPolicies } from './load-policies.js';
+import { cpuMachine, cudaMachine } from './machine.js';
 import { PolicyFactory } from './policy-factory.js';
 import { Snapshots } from './snapshots.js';
 import { StepProfiler } from './step-profiler.js';
@@ -34,13 +33,18 @@ const CACHE_SHARE = 0.5;
  * Loads a checkpoint's weights and puts the engine together around them. The checkpoint stays the caller's and is not
  * needed afterwards. Nothing stays allocated when it fails.
  *
+ * @param internal.emulate For tests: `cuda` computes in the CPU emulation of a device.
  * @throws InvalidRequestError for an option out of range, CacheTooSmallError when not even one page fits `cacheBytes`, and
  *   whatever loading throws.
  */
-export async function createModelHost(checkpoint: Checkpoint, options: LoadOptions = {}): Promise<ModelHost> {
+export async function createModelHost(
+  checkpoint: Checkpoint,
+  options: LoadOptions = {},
+  { emulate = false }: { emulate?: boolean } = {},
+): Promise<ModelHost> {
   const { config, tokenizer, name } = checkpoint;
   const settings = resolveLoadOptions(options, checkpoint);
-  const { format, threads, contextTokens, maxSequences } = settings;
+  const { format, contextTokens, maxSequences } = settings;
   const modules = await loadPolicies(options.policies ?? {});
 
   const owned: Disposable[] = [];
@@ -52,26 +56,21 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
     for (const thing of owned.splice(0).reverse()) thing[Symbol.dispose]();
   };
   try {
-    const backend = own(new CpuBackend(threads === undefined ? {} : { threads }));
+    const maxRows = Engine.maxRows(maxSequences);
+    const { signal, onProgress } = options;
+    const machine = own(
+      settings.backend === 'cuda'
+        ? await cudaMachine(checkpoint, settings, { maxRows, emulate, signal })
+        : cpuMachine(checkpoint, settings),
+    );
+    const { backend } = machine;
     const dtype = format === 'f32' ? 'f32' : 'bf16';
     const fingerprint = new Fingerprint(checkpoint, `${format} ${dtype}`);
-    const { signal, onProgress } = options;
     const weights = own(await loadLlamaWeights(fingerprint.checkpoint, backend, { format, signal, onProgress }));
-    const { layers, kvHeads, queryHeads, headDim } = config;
-    const maxRows = Engine.maxRows(maxSequences);
     const memory = { weights: weights.bytes, scratch: Llama.bytesFor(config, maxRows, maxSequences) };
-    const cacheBytes = bytesForCache(settings, memory);
-    const cache = own(
-      new KvStore({
-        layers,
-        kvHeads,
-        queryHeads,
-        headDim,
-        dtype,
-        maxBytes: Math.max(cacheBytes, 1),
-        pool: backend.pool,
-      }),
-    );
+    const opened = machine.openCache(bytesForCache(settings, memory));
+    const cache = own(opened.cache);
+    const cacheBytes = opened.bytes;
     if (cache.bytesFor(1) > cacheBytes) {
       throw new CacheTooSmallError(
         `one page of the KV cache takes ${cache.bytesFor(1)} bytes and there are ${cacheBytes} for it ` +
@@ -81,9 +80,9 @@ export async function createModelHost(checkpoint: Checkpoint, options: LoadOptio
       );
     }
     const elementBytes = dtype === 'f32' ? 4 : 2;
-    const profiler = options.profile ? new StepProfiler(backend, { ...config, elementBytes }) : undefined;
+    const profiler = options.profile ? new StepProfiler(machine.cpu, { ...config, elementBytes }) : undefined;
     const llama = own(new Llama({ config, backend, cache: profiler?.watchCache(cache) ?? cache, weights, maxRows }));
-    const factory = new PolicyFactory({ config, cache, pool: backend.pool }, modules);
+    const factory = new PolicyFactory({ config, cache, pool: machine.cpu.pool }, modules);
     const policies = profiler?.watchPolicies(factory) ?? factory;
     const snapshots = openSnapshots(settings, fingerprint.digest(), cache);
     const engine = own(new Engine({ ...settings, llama, cache, policies, tokenizer, cacheBytes, snapshots }));

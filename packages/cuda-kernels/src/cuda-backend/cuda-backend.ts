@@ -20,6 +20,7 @@ import { CudaWeight, ownWeight } from './cuda-weight.js';
 import { checkSource, packSource, weightKind } from './pack-source.js';
 import type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './types.js';
 import { Upload } from './upload.js';
+import { GATED_ROWS } from './working-bytes.js';
 
 /** Options of {@link CudaBackend}. */
 export interface CudaBackendOptions {
@@ -34,9 +35,6 @@ export interface CudaBackendOptions {
   /** Run in the CPU emulation of a device, for tests. Default false. */
   emulate?: boolean;
 }
-
-/** Rows of the gated product at a time: its float32 results pass through memory. */
-const GATED_ROWS = 1024;
 
 /**
  * The dense operators of a Llama on a GPU, as `@magicpig/model-llama` asks for them. Activations are float32 rows, one row a token;

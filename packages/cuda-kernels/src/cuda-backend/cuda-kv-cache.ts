@@ -59,8 +59,8 @@ export class CudaKvCache implements Disposable {
     this.#options = options;
     this.pageTokens = host?.pageTokens ?? PAGE_TOKENS;
     const pages = Math.floor(options.deviceBytes / PagePool.pageBytes(options));
-    if (pages < CudaKvCache.leastPages(options)) {
-      const needed = CudaKvCache.leastPages(options) * PagePool.pageBytes(options);
+    const needed = CudaKvCache.leastBytes(options);
+    if (options.deviceBytes < needed) {
       throw new OutOfMemoryError(
         `Keys and values of one step take ${needed} bytes of device memory, and there are ${options.deviceBytes}.`,
         needed,
@@ -82,10 +82,20 @@ export class CudaKvCache implements Disposable {
     }
   }
 
-  /** Pages without which no step could run: a whole step's rows, in one layer at a time when there is a cache on the host. */
+  /** Pages without which no step could run. */
   static leastPages(options: Pick<CudaKvCacheOptions, 'layers' | 'maxRows' | 'host'>): number {
     const rows = Math.ceil(options.maxRows / PAGE_TOKENS);
     return options.host === undefined ? options.layers : 2 * rows + 2;
+  }
+
+  /** {@link CudaKvCacheOptions.deviceBytes} must be so many at least. */
+  static leastBytes(options: Omit<CudaKvCacheOptions, 'backend' | 'deviceBytes'>): number {
+    return CudaKvCache.leastPages(options) * PagePool.pageBytes(options);
+  }
+
+  /** Bytes of device memory that a context of so many tokens takes there. */
+  static bytesFor(shape: Pick<CudaKvCacheOptions, 'layers' | 'kvHeads' | 'headDim'>, tokens: number): number {
+    return Math.ceil(tokens / PAGE_TOKENS) * shape.layers * PagePool.pageBytes(shape);
   }
 
   /** Bytes of device memory that a cache takes besides its pages. */
@@ -107,8 +117,8 @@ export class CudaKvCache implements Disposable {
 
   /** Bytes that a sequence of so many tokens takes, where it lives. */
   bytesFor(tokens: number): number {
-    const { host, layers } = this.#options;
-    return host?.bytesFor(tokens) ?? Math.ceil(tokens / PAGE_TOKENS) * layers * this.#pool.pageBytes;
+    const { host } = this.#options;
+    return host?.bytesFor(tokens) ?? CudaKvCache.bytesFor(this.#options, tokens);
   }
 
   /** An empty sequence. It takes no memory until a step appends to it. */
@@ -192,11 +202,39 @@ export class CudaKvCache implements Disposable {
     return out;
   }
 
+  /**
+   * Writes a sequence to a file, as the host's cache does.
+   * @throws InvalidArgumentError without a cache on the host
+   */
+  save(sequence: CudaKvSequence, path: string, attachments: Readonly<Record<string, Uint8Array>> = {}): void {
+    sequence.check();
+    this.#onHost('save').save(sequence.host!, path, attachments);
+  }
+
+  /**
+   * What {@link save} wrote; the device takes it up when it is first attended to.
+   * @throws InvalidArgumentError without a cache on the host, and what the host's cache throws
+   */
+  load(path: string): { sequence: CudaKvSequence; attachments: Record<string, Uint8Array> } {
+    const { sequence: host, attachments } = this.#onHost('load').load(path);
+    const pages = Array.from({ length: this.#options.layers }, () => undefined);
+    const state = { pages, length: host.length, host };
+    return { sequence: new CudaKvSequence(this.#pool, this.#live, state), attachments };
+  }
+
   [Symbol.dispose](): void {
     for (const sequence of [...this.#live]) sequence[Symbol.dispose]();
     for (const buffers of this.#buffers) buffers[Symbol.dispose]();
     this.#pool[Symbol.dispose]();
     this.#options.host?.[Symbol.dispose]();
+  }
+
+  #onHost(what: string): HostCache {
+    const { host } = this.#options;
+    if (host !== undefined) return host;
+    throw new InvalidArgumentError(
+      `${what}: keys and values are on the device alone; make the cache with one on the host.`,
+    );
   }
 
   #context(): StepContext {

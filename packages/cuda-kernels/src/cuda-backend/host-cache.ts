@@ -36,15 +36,6 @@ export interface HostStep {
   rollback(): void;
 }
 
-type ReadRows = (
-  sequence: KvSequence,
-  layer: number,
-  kvHead: number,
-  begin: number,
-  end: number,
-  out?: Float32Array,
-) => Float32Array;
-
 /** A cache in host memory. */
 export interface HostCache extends Disposable {
   readonly bytes: number;
@@ -53,6 +44,22 @@ export interface HostCache extends Disposable {
   bytesFor(tokens: number): number;
   step(entries: readonly { sequence: KvSequence; tokens: number }[]): HostStep;
   /** Tokens [begin, end) of one head as float32 [(end - begin) * headDim]; keys after RoPE. */
-  readKeys: ReadRows;
-  readValues: ReadRows;
+  readKeys(
+    sequence: KvSequence,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out?: Float32Array,
+  ): Float32Array;
+  readValues(
+    sequence: KvSequence,
+    layer: number,
+    kvHead: number,
+    begin: number,
+    end: number,
+    out?: Float32Array,
+  ): Float32Array;
+  save(sequence: KvSequence, path: string, attachments: Readonly<Record<string, Uint8Array>>): void;
+  load(path: string): { sequence: KvSequence; attachments: Record<string, Uint8Array> };
 }
