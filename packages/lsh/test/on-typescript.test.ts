@@ -1,0 +1,7 @@
+// The tests of the native addon, again with the engine that replaces it where it cannot be loaded. The variable is read when
+// the first object is made, and every test file has a process of its own.
+process.env.MAGICPIG_ISA = 'typescript';
+
+await import('./codes.test.js');
+await import('./simhash-index.test.js');
+await import('./simhash-tables.test.js');
