@@ -1,8 +1,9 @@
-import type { AttentionOptions, GenerateOptions, ModelStats } from './api.js';
+import type { AttentionOptions, ForwardOptions, GenerateOptions, ModelStats } from './api.js';
 import { resolveAttention } from './attention-options.js';
 import type { LlamaConfig, Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
+import { TraceRecorder } from './forward-trace.js';
 import type { KvCache } from './kv-cache.js';
 import type { ForwardResult, Llama } from './llama.js';
 import { Memory, type PrefixReuse } from './memory.js';
@@ -38,7 +39,11 @@ export interface EngineOptions {
 }
 
 /** Options of one request; `signal` stays with whoever calls {@link Engine.abort}. */
-export type EngineRequest = Omit<GenerateOptions, 'signal'> & { prompt: Int32Array };
+export type EngineRequest = Omit<GenerateOptions, 'signal'> & {
+  prompt: Int32Array;
+  /** Only run the prompt through the model, and record that. */
+  trace?: Omit<ForwardOptions, 'attention' | 'signal'>;
+};
 
 /**
  * Continuous batching: requests join and leave between steps, and every step is one forward pass over rows of all that run.
@@ -110,6 +115,7 @@ export class Engine implements Disposable {
     const policy = policies.policy(settings);
     const bytesFor = (tokens: number) => this.#options.cache.bytesFor(tokens) + policy.bytesFor(tokens);
     const maxTokens = this.#maxTokens(request, bytesFor);
+    const recorder = request.trace && new TraceRecorder(prompt, request.trace, llama.config);
     const sequence = new Sequence({
       id,
       prompt,
@@ -121,6 +127,7 @@ export class Engine implements Disposable {
       stops: new StopStrings(checkStops(request.stop)),
       text: tokenizer.stream(),
       listener,
+      recorder,
     });
     this.#scheduler.add(sequence);
     this.#sequences.set(id, sequence);
@@ -218,15 +225,17 @@ export class Engine implements Disposable {
     for (const { sequence } of entries) if (!sequence.prefilling && sequence.decoding === 0) sequence.decoding = begin;
     const decoded = entries.filter(({ sequence }) => !sequence.prefilling).length;
     const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const wanted = entries.map(({ sequence, tokens }) => logitsOf(sequence, tokens.length));
     let result: ForwardResult;
     try {
       result = this.#options.llama.forward(
-        entries.map(({ sequence, tokens }) => ({
+        entries.map(({ sequence, tokens }, i) => ({
           sequence: sequence.memory!.cache,
           tokens,
           promptTokens: sequence.prompt.length,
           attention: sequence.sampling ? sequence.memory!.attention : undefined,
-          logits: sequence.cached + tokens.length < sequence.prompt.length ? 'none' : 'last',
+          logits: wanted[i]!,
+          tap: sequence.recorder?.beginAt(sequence.cached),
         })),
       );
     } catch (error) {
@@ -238,13 +247,15 @@ export class Engine implements Disposable {
     this.#pace.stepped(rows - decoded, decoded, performance.now() - begin);
     let next = 0;
     for (const [i, { sequence, tokens }] of entries.entries()) {
-      const logits = sequence.prefilling ? undefined : result.logits[next++]!;
+      const count = { none: 0, last: 1, all: tokens.length }[wanted[i]!];
+      const logits = result.logits.slice(next, next + count);
+      next += count;
       this.#guard(sequence, () => this.#advance(sequence, tokens.length, logits, result.keysRead[i] ?? 0));
     }
   }
 
   /** Takes in one sequence's part of a step's results: the only place where a sequence moves on. */
-  #advance(sequence: Sequence, rows: number, logits: Float32Array | undefined, keysRead: number): void {
+  #advance(sequence: Sequence, rows: number, logits: readonly Float32Array[], keysRead: number): void {
     const { prompt, answer, listener, eosTokens, memory, cached } = sequence;
     const prefilled = cached - rows < prompt.length;
     if (prefilled) {
@@ -253,16 +264,22 @@ export class Engine implements Disposable {
     } else {
       memory!.attention.afterDecode(cached, keysRead);
     }
-    if (!logits) return;
+    if (sequence.recorder) {
+      sequence.recorder.takeLogits(cached, logits);
+      if (!sequence.prefilling) this.#finishTrace(sequence, sequence.recorder);
+      return;
+    }
+    if (!logits[0]) return;
 
-    const { token, logprob } = sequence.sampler.sample(logits);
+    const { token, logprob } = sequence.sampler.sample(logits[0]);
     if (eosTokens.has(token)) {
       this.#finish(sequence, 'stop');
       return;
     }
     answer.push(token);
     const { text, stopped } = sequence.stops.push(sequence.text.push(token));
-    listener.onEvent({ type: 'token', token, text, logprob });
+    const { samplingError } = memory!.attention;
+    listener.onEvent({ type: 'token', token, text, logprob, ...(samplingError !== undefined && { samplingError }) });
     if (stopped) this.#finish(sequence, 'stop', '');
     else if (answer.length === sequence.maxTokens) this.#finish(sequence, 'length');
   }
@@ -296,6 +313,11 @@ export class Engine implements Disposable {
     });
   }
 
+  #finishTrace(sequence: Sequence, { trace }: TraceRecorder): void {
+    this.#release(sequence, { keep: true });
+    sequence.listener.onTrace?.(trace);
+  }
+
   /** Runs one sequence's part of a step; what it throws ends that sequence alone. */
   #guard(sequence: Sequence, work: () => void): void {
     try {
@@ -317,6 +339,13 @@ export class Engine implements Disposable {
     this.#scheduler.remove(sequence);
     this.#memory.close(sequence, options);
   }
+}
+
+/** Logits that a step over the next `rows` tokens of a sequence must give. */
+function logitsOf({ recorder, prompt, cached }: Sequence, rows: number): 'none' | 'last' | 'all' {
+  const end = cached + rows;
+  if (recorder) return recorder.logitsOf(end);
+  return end < prompt.length ? 'none' : 'last';
 }
 
 /** Multiplications and additions of a token's matrix products, but for the output matrix. */

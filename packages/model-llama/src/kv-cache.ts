@@ -33,6 +33,8 @@ export interface AttendOptions {
   sampling?: readonly (Sampling | null)[];
   /** Adds to each row, [R], the keys attended, summed over query heads. */
   keysRead?: Float64Array;
+  /** Receives log sum exp(scores), [R, queryHeads]. */
+  logSumExp?: Float32Array;
 }
 
 /** One forward step: the rows of all its entries, in order, R in all. */

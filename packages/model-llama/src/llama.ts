@@ -1,6 +1,7 @@
 import type { SequenceAttention } from './attention-policy.js';
 import type { Backend, Tensor } from './backend.js';
 import type { LlamaConfig } from './checkpoint.js';
+import { type ForwardTap, StepTaps } from './forward-tap.js';
 import type { KvCache, KvSequence } from './kv-cache.js';
 import { layerAttention } from './layer-attention.js';
 import type { LlamaWeights } from './llama-weights.js';
@@ -17,6 +18,8 @@ export interface ForwardEntry {
   attention?: SequenceAttention | undefined;
   /** Rows whose logits are wanted. */
   logits: 'none' | 'last' | 'all';
+  /** Is shown the layers that it wants. */
+  tap?: ForwardTap | undefined;
 }
 
 export interface ForwardResult {
@@ -91,6 +94,7 @@ export class Llama implements Disposable {
     const tensors = { qkv: this.#qkv, rotations: this.#rotations, output: this.#attended };
     const keysRead = new Float64Array(entries.some(({ attention }) => attention) ? rows : 0);
 
+    const taps = new StepTaps(entries, config, backend);
     const step = this.#cache.step(entries.map(({ sequence, tokens }) => ({ sequence, tokens: tokens.length })));
     try {
       const attention = layerAttention(step, rows, config, backend);
@@ -99,14 +103,16 @@ export class Llama implements Disposable {
       for (const [layer, weights] of this.#weights.layers.entries()) {
         const norm = { weight: weights.attentionNorm, epsilon };
         backend.linear(this.#qkv, this.#x, weights.qkv, rows, { norm, bias: weights.qkvBias });
-        const attend = layer < layers - 1 || wanted.length > 0; // a chunk of prompt leaves only keys and values
+        // A chunk of prompt leaves only keys and values.
+        const attend = layer < layers - 1 || wanted.length > 0 || taps.want(layer);
         const options = {
           sampling: entries.map(({ attention }) => attention?.sampling(layer) ?? null),
           ...(keysRead.length > 0 && { keysRead }),
         };
-        attention.begin(layer, tensors, options, attend);
+        attention.begin(layer, tensors, taps.options(layer, options), attend);
         if (!attend) break;
         attention.finish(layer);
+        taps.show(layer, tensors, options);
         backend.linear(this.#x, this.#attended, weights.o, rows, { bias: weights.oBias, accumulate: true });
 
         backend.linearGated(this.#gated, this.#x, weights.gateUp, rows, { norm: { weight: weights.mlpNorm, epsilon } });

@@ -153,7 +153,7 @@ export class Memory implements Disposable {
     const { prompt, policyKey, policy } = sequence;
     const known = this.#match(sequence)?.tokens ?? 0;
     const least = known + prefixes.blockTokens - 1;
-    const snapshot = this.#snapshots.find(prompt, policyKey, sequence.exactPromptTokens - 2, least);
+    const snapshot = this.#snapshots.find(prompt, policyKey, sequence.reusableTokens, least);
     if (!snapshot || !this.#free(this.#cache.bytesFor(snapshot.tokens.length), running)) return;
     const loaded = this.#snapshots.load(snapshot);
     if (!loaded) return;
@@ -170,12 +170,8 @@ export class Memory implements Disposable {
     return pages + Math.max(sequence.mostTableBytes - tableBytes, 0);
   }
 
-  /**
-   * No result may depend on what is kept: a chunk of one row is computed like a decoded token, so that none is left of
-   * the exact part of a prompt.
-   */
   #match(sequence: Sequence): PrefixMatch | undefined {
-    return this.prefixes?.match(sequence.prompt, sequence.policyKey, sequence.exactPromptTokens - 2);
+    return this.prefixes?.match(sequence.prompt, sequence.policyKey, sequence.reusableTokens);
   }
 
   #begin(

@@ -1,6 +1,7 @@
-import type { GenerationEvent } from './api.js';
+import type { ForwardTrace, GenerationEvent } from './api.js';
 import type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
 import type { TokenStream } from './checkpoint.js';
+import type { TraceRecorder } from './forward-trace.js';
 import type { KvSequence } from './kv-cache.js';
 import type { PrefixNode } from './prefix-cache.js';
 import type { Sampler } from './sampler.js';
@@ -9,6 +10,8 @@ import type { StopStrings } from './stop-strings.js';
 /** What happens to a request: its events, the last one of type `end`, or one error instead of it. */
 export interface SequenceListener {
   onEvent(event: GenerationEvent): void;
+  /** Instead of an event of type `end`, for a forward pass alone. */
+  onTrace?(trace: ForwardTrace): void;
   onError(error: unknown): void;
 }
 
@@ -25,6 +28,8 @@ export interface SequenceOptions {
   stops: StopStrings;
   text: TokenStream;
   listener: SequenceListener;
+  /** Records a forward pass over the prompt, which is then all that happens. */
+  recorder?: TraceRecorder | undefined;
 }
 
 /** Memory of a running sequence. */
@@ -47,6 +52,9 @@ export class Sequence {
   readonly stops: StopStrings;
   readonly text: TokenStream;
   readonly listener: SequenceListener;
+  readonly recorder: TraceRecorder | undefined;
+  /** The first tokens of the prompt that may be taken from earlier requests. */
+  readonly reusableTokens: number;
   /** Tokens that may come into the cache, and bytes that the policy may come to need for them. */
   readonly mostTokens: number;
   readonly mostTableBytes: number;
@@ -77,10 +85,13 @@ export class Sequence {
     this.stops = options.stops;
     this.text = options.text;
     this.listener = options.listener;
+    this.recorder = options.recorder;
     this.mostTokens = options.prompt.length + options.maxTokens;
     this.mostTableBytes = options.policy.bytesFor(this.mostTokens);
     this.exactPromptTokens = Math.max(options.prompt.length - options.policy.sampledPromptTokens, 0);
     this.exactTokens = this.exactPromptTokens;
+    // A chunk of one row is computed like a decoded token: none may be left of the exact part.
+    this.reusableTokens = Math.min(this.exactPromptTokens - 2, options.recorder?.from ?? Number.POSITIVE_INFINITY);
   }
 
   /** Tokens of prompt and answer that are in the cache. */

@@ -1,6 +1,8 @@
 import { once } from 'node:events';
 import type { Worker } from 'node:worker_threads';
 import type {
+  ForwardOptions,
+  ForwardTrace,
   GenerateOptions,
   GenerationEvent,
   LlamaModel,
@@ -13,6 +15,7 @@ import type { ChatMessage } from './checkpoint.js';
 import { WorkerCrashedError } from './engine-errors.js';
 import { ModelClosedError } from './errors.js';
 import { EventQueue } from './event-queue.js';
+import { RequestRunner } from './request-runner.js';
 import type { SharedStatus } from './shared-status.js';
 import { fromWireError } from './wire-error.js';
 import type { Calls, FromWorker, Prompt, ToWorker } from './worker-protocol.js';
@@ -20,6 +23,7 @@ import type { Calls, FromWorker, Prompt, ToWorker } from './worker-protocol.js';
 /** A {@link LlamaModel} whose engine lives in a worker thread: this side only passes messages. */
 export class WorkerModel implements LlamaModel {
   readonly info: ModelInfo;
+  readonly engine = new RequestRunner(this);
   readonly #worker: Worker;
   readonly #status: SharedStatus;
   readonly #generations = new Map<number, EventQueue<GenerationEvent>>();
@@ -62,6 +66,20 @@ export class WorkerModel implements LlamaModel {
         if (!this.#ended) this.#post({ type: 'abort', id });
       },
     });
+  }
+
+  async forward(prompt: Prompt, { signal, ...options }: ForwardOptions = {}): Promise<ForwardTrace> {
+    signal?.throwIfAborted();
+    const id = this.#nextId;
+    const trace = this.#call('forward', { prompt, options });
+    const abort = () => {
+      this.#calls.get(id)?.reject(signal!.reason);
+      this.#calls.delete(id);
+      if (!this.#ended) this.#post({ type: 'abort', id });
+      this.#keepAlive();
+    };
+    signal?.addEventListener('abort', abort, { once: true });
+    return trace.finally(() => signal?.removeEventListener('abort', abort));
   }
 
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array> {

@@ -1,4 +1,6 @@
 import type {
+  ForwardOptions,
+  ForwardTrace,
   GenerateOptions,
   GenerationEvent,
   LoadOptions,
@@ -26,6 +28,7 @@ export interface Calls {
   tokenize: { argument: Exclude<Prompt, Int32Array>; result: Int32Array };
   detokenize: { argument: Int32Array; result: string };
   stats: { argument: undefined; result: ModelStats };
+  forward: { argument: { prompt: Prompt; options: Omit<ForwardOptions, 'signal'> }; result: ForwardTrace };
   profile: { argument: undefined; result: ModelProfile };
 }
 

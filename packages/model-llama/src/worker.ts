@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { GenerateOptions, LoadProgress } from './api.js';
+import type { ForwardTrace, GenerateOptions, LoadProgress } from './api.js';
 import { openCheckpoint } from './checkpoint/open-checkpoint.js';
 import { encodePrompt } from './encode-prompt.js';
 import { InvalidRequestError } from './errors.js';
@@ -85,13 +85,42 @@ function generate(id: number, prompt: Prompt, options: Omit<GenerateOptions, 'si
 function call(message: Call): void {
   const { id } = message;
   try {
-    send({ type: 'answer', id, result: answer(host!, message) });
+    if (message.method === 'forward') forward(id, message.argument);
+    else send({ type: 'answer', id, result: answer(host!, message) });
   } catch (error) {
     send({ type: 'call-failed', id, error: toWireError(error) });
   }
 }
 
-function answer({ engine, tokenizer, profiler }: ModelHost, { method, argument }: Call): Calls[keyof Calls]['result'] {
+/** Answers when the pass is done; an abort may end it before. */
+function forward(id: number, { prompt, options }: Calls['forward']['argument']): void {
+  const { engine, tokenizer } = host!;
+  const { attention = { policy: 'dense' }, ...trace } = options;
+  engine.submit(
+    id,
+    { prompt: encodePrompt(tokenizer, prompt), maxTokens: 1, attention, trace },
+    {
+      onEvent() {},
+      onTrace: (result) => send({ type: 'answer', id, result }, buffersOf(result)),
+      onError: (error) => send({ type: 'call-failed', id, error: toWireError(error) }),
+    },
+  );
+  void run();
+}
+
+/** The arrays of a trace, which move to the other thread instead of being copied. */
+function buffersOf({ logits, layers }: ForwardTrace): ArrayBuffer[] {
+  const arrays = [
+    logits,
+    ...layers.flatMap((layer) => Object.values(layer).filter((part) => ArrayBuffer.isView(part))),
+  ];
+  return arrays.map(({ buffer }) => buffer as ArrayBuffer);
+}
+
+function answer(
+  { engine, tokenizer, profiler }: ModelHost,
+  { method, argument }: Exclude<Call, { method: 'forward' }>,
+): Calls[keyof Calls]['result'] {
   switch (method) {
     case 'tokenize':
       return encodePrompt(tokenizer, argument);
@@ -133,6 +162,6 @@ function saveSnapshots(): void {
   if (!stepping && host?.engine.saveSnapshot()) snapshotTimer = setTimeout(saveSnapshots, 0).unref();
 }
 
-function send(message: FromWorker): void {
-  port.postMessage(message);
+function send(message: FromWorker, transfer: ArrayBuffer[] = []): void {
+  port.postMessage(message, transfer);
 }

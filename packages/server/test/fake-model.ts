@@ -1,7 +1,9 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import type {
+  ForwardTrace,
   GenerateOptions,
   GenerationEvent,
+  LlamaEngine,
   LlamaModel,
   ModelInfo,
   ModelProfile,
@@ -150,6 +152,16 @@ export class FakeModel implements LlamaModel {
       this.running -= 1;
       if (!ended) this.endedEarly += 1;
     }
+  }
+
+  readonly engine: LlamaEngine = {
+    run() {
+      throw new Error('there is no model behind the script');
+    },
+  };
+
+  async forward(): Promise<ForwardTrace> {
+    throw new Error('there is no model behind the script');
   }
 
   async tokenize(prompt: string | Exclude<Prompt, string | Int32Array>): Promise<Int32Array> {
