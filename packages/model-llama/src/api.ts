@@ -43,7 +43,13 @@ export type AttentionOptions =
     };
 
 export interface LoadOptions {
-  backend?: 'cpu';
+  /** Where the model computes. Default `cpu`. `cuda` needs the package `@magicpig/cuda-kernels` and a GPU. */
+  backend?: 'cpu' | 'cuda';
+  /**
+   * With `cuda`: bytes of the device's memory to use at most; default most of what is free. With `dense` attention it holds keys and
+   * values too; otherwise they live in host memory, and the device keeps those that it attends to while there is room.
+   */
+  vramBytes?: number;
   /** Threads that compute; default `os.availableParallelism()`. */
   threads?: number;
   /**
@@ -196,76 +202,6 @@ export interface ModelProfile {
   table: string;
 }
 
-/** What a forward pass is to give, see {@link LlamaModel.forward}. */
-export interface ForwardOptions {
-  /** Logits of the last token (default), of all of them, or of none. */
-  logits?: 'none' | 'last' | 'all';
-  /** First token whose logits and layers are wanted; default 0. */
-  from?: number;
-  /** Default `dense`. The last `sampledPromptTokens` tokens sample, like decoded ones. */
-  attention?: AttentionOptions;
-  /** Which layers to record, default all, and what of them beside the statistics of their attention. */
-  tap?: { layers?: number[]; queries?: boolean; keys?: boolean; values?: boolean; outputs?: boolean };
-  signal?: AbortSignal;
-}
-
-/** What a forward pass gave, for R rows: the tokens from `from` on. */
-export interface ForwardTrace {
-  tokens: Int32Array;
-  from: number;
-  /** [R or 1 or 0, vocab] */
-  logits: Float32Array;
-  layers: LayerTrace[];
-}
-
-/** One layer's attention, with Hq query heads and Hkv KV heads of d elements. */
-export interface LayerTrace {
-  layer: number;
-  /** After RoPE, [R, Hq d]. */
-  queries?: Float32Array;
-  /** After RoPE, [R, Hkv d]. */
-  keys?: Float32Array;
-  /** [R, Hkv d] */
-  values?: Float32Array;
-  /** What attention gives, before the output projection, [R, Hq d]. */
-  outputs?: Float32Array;
-  /** Logarithm of the sum of exp(scores), [R, Hq]; an estimate where keys were sampled. */
-  logSumExp: Float32Array;
-  /** Keys read, summed over query heads, [R]. */
-  keysRead: Float64Array;
-}
-
-/** One of many requests. */
-export interface BatchRequest {
-  prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] };
-  options?: Omit<GenerateOptions, 'signal'>;
-}
-
-/** What one of many requests gave: `end`, or `error` and what came before it. */
-export interface BatchResult<R extends BatchRequest = BatchRequest> {
-  /** Place of the request among all, from 0. */
-  index: number;
-  request: R;
-  tokens: number[];
-  text: string;
-  end: Extract<GenerationEvent, { type: 'end' }> | undefined;
-  error: unknown;
-}
-
-/** Many requests at once. */
-export interface LlamaEngine {
-  /**
-   * Runs requests, as many together as the model decodes together, and gives their results in the order they end. Requests
-   * are taken from the source as there is room for them, so that it may be as long as one likes; a full queue makes it wait. A
-   * request that fails does not end the others. Leaving the loop ends those that run.
-   * @throws the reason of `signal`
-   */
-  run<R extends BatchRequest>(
-    requests: Iterable<R> | AsyncIterable<R>,
-    options?: { signal?: AbortSignal },
-  ): AsyncIterable<BatchResult<R>>;
-}
-
 /** {@link ModelStats} as of the last step, and the present one. */
 export interface ModelStatus extends ModelStats {
   /** Milliseconds since the present step began; 0 between steps. */
@@ -287,17 +223,6 @@ export interface LlamaModel extends AsyncDisposable {
     prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] },
     options?: GenerateOptions,
   ): AsyncIterable<GenerationEvent>;
-  /** Many requests at once. */
-  readonly engine: LlamaEngine;
-  /**
-   * One forward pass over a prompt, for researchers: logits, and what the attention of chosen layers saw and did. It shares
-   * steps with generations.
-   * @throws InvalidRequestError, ContextTooLongError, EngineBusyError, CacheTooSmallError, the reason of `signal`
-   */
-  forward(
-    prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] },
-    options?: ForwardOptions,
-  ): Promise<ForwardTrace>;
   /** Token ids of a text, or of a conversation in the chat template. */
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
