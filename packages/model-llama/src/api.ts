@@ -35,6 +35,26 @@ export type AttentionOptions =
       sampledPromptTokens?: number;
     }
   | {
+      policy: 'sketch';
+      /** Bits a dimension of the keys' sketches, 1..4. Default 2. */
+      bits?: number;
+      /**
+       * Keys read of those that are sampled, in expectation: a `share` of them, a `count`, or as few as bring the estimated
+       * relative standard error of the softmax's denominator down to `error`, between the shares `min` and `max`. Default a
+       * share of 0.05.
+       */
+      budget?: SketchBudget;
+      /** Added to every key's weight, in units of the mean weight, so that keys which the sketch underrates are drawn too; 1e-6..1. Default 0.02. */
+      floor?: number;
+      /** As with `magicpig`. */
+      sink?: number;
+      window?: number;
+      denseLayers?: number[];
+      minContext?: number;
+      /** Seeds the sketches' rotation and the draws. */
+      seed?: number;
+    }
+  | {
       policy: 'custom';
       /** A policy of {@link LoadOptions.policies}. */
       name: string;
@@ -126,23 +146,31 @@ export interface GenerateOptions {
 
 /** What a request's attention did. */
 export interface AttentionReport {
-  /** The policy's own name for itself: `dense`, `magicpig`. */
+  /** The policy's own name for itself: `dense`, `magicpig`, `sketch`. */
   policy: string;
   /** Decode steps, and how many of them sampled (0 when the context stayed under `minContext`). */
   decodeSteps: number;
   sampledSteps: number;
   /** Tokens attended exactly (sink, window, waiting to be indexed) in the sampled layers, mean over sampled steps. */
   exactTokens: number;
-  /** Share of the sampled keys that the tables drew, mean over sampled steps, layers and query heads. */
+  /** Share of the sampled keys that were drawn, mean over sampled steps, layers and query heads. */
   sampledShare: number;
   /** Share of all keys read in decode, dense layers and exact tokens included. */
   keysReadShare: number;
+  /**
+   * With `sketch`: the estimated relative standard error of the softmax's denominator over the sampled keys, mean over sampled
+   * steps, layers and query heads.
+   */
+  samplingError?: number;
 }
 
 export type GenerationEvent =
   | { type: 'prefill'; done: number; total: number }
-  /** `text` may be empty while a character is incomplete, or longer than the token when one completes. */
-  | { type: 'token'; token: number; text: string; logprob: number }
+  /**
+   * `text` may be empty while a character is incomplete, or longer than the token when one completes. `samplingError` is that
+   * of {@link AttentionReport} in the step that gave the token.
+   */
+  | { type: 'token'; token: number; text: string; logprob: number; samplingError?: number }
   | {
       type: 'end';
       finishReason: 'stop' | 'length';
@@ -202,6 +230,76 @@ export interface ModelProfile {
   table: string;
 }
 
+/** What a forward pass is to give, see {@link LlamaModel.forward}. */
+export interface ForwardOptions {
+  /** Logits of the last token (default), of all of them, or of none. */
+  logits?: 'none' | 'last' | 'all';
+  /** First token whose logits and layers are wanted; default 0. */
+  from?: number;
+  /** Default `dense`. The last `sampledPromptTokens` tokens sample, like decoded ones. */
+  attention?: AttentionOptions;
+  /** Which layers to record, default all, and what of them beside the statistics of their attention. */
+  tap?: { layers?: number[]; queries?: boolean; keys?: boolean; values?: boolean; outputs?: boolean };
+  signal?: AbortSignal;
+}
+
+/** What a forward pass gave, for R rows: the tokens from `from` on. */
+export interface ForwardTrace {
+  tokens: Int32Array;
+  from: number;
+  /** [R or 1 or 0, vocab] */
+  logits: Float32Array;
+  layers: LayerTrace[];
+}
+
+/** One layer's attention, with Hq query heads and Hkv KV heads of d elements. */
+export interface LayerTrace {
+  layer: number;
+  /** After RoPE, [R, Hq d]. */
+  queries?: Float32Array;
+  /** After RoPE, [R, Hkv d]. */
+  keys?: Float32Array;
+  /** [R, Hkv d] */
+  values?: Float32Array;
+  /** What attention gives, before the output projection, [R, Hq d]. */
+  outputs?: Float32Array;
+  /** Logarithm of the sum of exp(scores), [R, Hq]; an estimate where keys were sampled. */
+  logSumExp: Float32Array;
+  /** Keys read, summed over query heads, [R]. */
+  keysRead: Float64Array;
+}
+
+/** One of many requests. */
+export interface BatchRequest {
+  prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] };
+  options?: Omit<GenerateOptions, 'signal'>;
+}
+
+/** What one of many requests gave: `end`, or `error` and what came before it. */
+export interface BatchResult<R extends BatchRequest = BatchRequest> {
+  /** Place of the request among all, from 0. */
+  index: number;
+  request: R;
+  tokens: number[];
+  text: string;
+  end: Extract<GenerationEvent, { type: 'end' }> | undefined;
+  error: unknown;
+}
+
+/** Many requests at once. */
+export interface LlamaEngine {
+  /**
+   * Runs requests, as many together as the model decodes together, and gives their results in the order they end. Requests
+   * are taken from the source as there is room for them, so that it may be as long as one likes; a full queue makes it wait. A
+   * request that fails does not end the others. Leaving the loop ends those that run.
+   * @throws the reason of `signal`
+   */
+  run<R extends BatchRequest>(
+    requests: Iterable<R> | AsyncIterable<R>,
+    options?: { signal?: AbortSignal },
+  ): AsyncIterable<BatchResult<R>>;
+}
+
 /** {@link ModelStats} as of the last step, and the present one. */
 export interface ModelStatus extends ModelStats {
   /** Milliseconds since the present step began; 0 between steps. */
@@ -223,6 +321,17 @@ export interface LlamaModel extends AsyncDisposable {
     prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] },
     options?: GenerateOptions,
   ): AsyncIterable<GenerationEvent>;
+  /** Many requests at once. */
+  readonly engine: LlamaEngine;
+  /**
+   * One forward pass over a prompt, for researchers: logits, and what the attention of chosen layers saw and did. It shares
+   * steps with generations.
+   * @throws InvalidRequestError, ContextTooLongError, EngineBusyError, CacheTooSmallError, the reason of `signal`
+   */
+  forward(
+    prompt: string | Int32Array | { messages: ChatMessage[]; tools?: unknown[] },
+    options?: ForwardOptions,
+  ): Promise<ForwardTrace>;
   /** Token ids of a text, or of a conversation in the chat template. */
   tokenize(prompt: string | { messages: ChatMessage[]; tools?: unknown[] }): Promise<Int32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
