@@ -11,6 +11,8 @@ export class AttentionMeter {
   #share = 0; // sum over sampled steps of the share of sampled keys drawn
   #keysRead = 0; // summed over layers and query heads
   #keys = 0; // the same, had all keys been read
+  #errors = 0; // sum over the steps that have an estimated error
+  #errorSteps = 0;
 
   /**
    * @param policy Its name.
@@ -28,8 +30,9 @@ export class AttentionMeter {
    * @param context Tokens it attended to, itself included.
    * @param sampled How many of them the sampled layers drew from; 0 when all layers were exact.
    * @param keysRead Summed over layers and query heads; ignored when nothing was sampled.
+   * @param error Estimated relative error, where the policy has one; see {@link AttentionReport.samplingError}.
    */
-  add(context: number, sampled: number, keysRead: number): void {
+  add(context: number, sampled: number, keysRead: number, error?: number): void {
     this.#steps += 1;
     this.#keys += context * this.#heads;
     if (sampled === 0 || this.#sampledHeads === 0) {
@@ -42,6 +45,9 @@ export class AttentionMeter {
     this.#exactTokens += context - sampled;
     this.#share += drawn / (this.#sampledHeads * sampled);
     this.#keysRead += keysRead;
+    if (error === undefined) return;
+    this.#errors += error;
+    this.#errorSteps += 1;
   }
 
   report(): AttentionReport {
@@ -53,6 +59,7 @@ export class AttentionMeter {
       exactTokens: this.#exactTokens / steps,
       sampledShare: this.#share / steps,
       keysReadShare: this.#keys === 0 ? 1 : this.#keysRead / this.#keys,
+      ...(this.#errorSteps > 0 && { samplingError: this.#errors / this.#errorSteps }),
     };
   }
 }

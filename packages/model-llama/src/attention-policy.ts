@@ -50,6 +50,8 @@ export interface SequenceAttention extends Disposable {
    * @param keysRead Keys read for it, summed over layers and query heads; unused when nothing was sampled.
    */
   afterDecode(context: number, keysRead: number): void;
+  /** Of the last decoded token, where the policy has an estimate; see {@link AttentionReport.samplingError}. */
+  readonly samplingError?: number | undefined;
   report(): AttentionReport;
   /**
    * Gives away what a later sequence that begins with the same tokens can go on from, if there is anything; afterwards this
@@ -63,6 +65,8 @@ export interface KeptAttention extends Disposable {
   readonly bytes: number;
   /** Sequences that begin with fewer of its tokens have no use for it. */
   readonly leastTokens: number;
+  /** The same state for another sequence, if it can be shared; otherwise the next sequence takes it away. */
+  fork?(): KeptAttention | undefined;
   /** The state as bytes by name, for a file. Without it nothing is kept across restarts. */
   save?(): Record<string, Uint8Array>;
 }
