@@ -76,6 +76,9 @@ export interface Backend extends Disposable {
   /** Thread pool shared with `@magicpig/kv-offload` and `@magicpig/lsh` (a native handle). */
   readonly pool: object;
 
+  /** Operators run beside the host: sequences whose keys the host samples are computed in two groups that take turns. */
+  readonly overlaps?: boolean;
+
   /** A zeroed buffer of `length` float32. */
   tensor(length: number): Tensor;
   /** A one-dimensional tensor of a checkpoint (norm weights, biases) as float32. */

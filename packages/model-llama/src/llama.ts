@@ -1,8 +1,10 @@
+import { Activations } from './activations.js';
+import { alternate } from './alternate.js';
 import type { SequenceAttention } from './attention-policy.js';
-import type { Backend, Tensor } from './backend.js';
+import type { Backend } from './backend.js';
 import type { LlamaConfig } from './checkpoint.js';
 import { type ForwardTap, StepTaps } from './forward-tap.js';
-import type { KvCache, KvSequence } from './kv-cache.js';
+import type { KvCache, KvSequence, KvStep } from './kv-cache.js';
 import { layerAttention } from './layer-attention.js';
 import type { LlamaWeights } from './llama-weights.js';
 import { Rope } from './rope.js';
@@ -39,14 +41,8 @@ export class Llama implements Disposable {
   readonly #weights: LlamaWeights;
   readonly #rope: Rope;
 
-  // Activations of a step of R rows, R <= maxRows. Hq query heads and Hkv KV heads of d elements, MLP width F.
-  readonly #x: Tensor; // [R, hidden] residual stream
-  readonly #qkv: Tensor; // [R, (Hq + 2 Hkv) d]
-  readonly #attended: Tensor; // [R, Hq d]
-  readonly #gated: Tensor; // [R, F]
-  readonly #rotations: Tensor; // [R, d] cosines, sines
-  #last: Tensor; // [rows with logits, hidden]
-  #logits: Tensor; // [rows with logits, vocab]
+  /** Of the one group of a step; the second is there from the first step that has two. */
+  readonly #activations: Activations[];
 
   constructor(options: {
     config: LlamaConfig;
@@ -56,20 +52,13 @@ export class Llama implements Disposable {
     maxRows: number;
   }) {
     const { config, backend, maxRows } = options;
-    const { hiddenSize, intermediateSize, queryHeads, kvHeads, headDim } = config;
     this.config = config;
     this.maxRows = maxRows;
     this.#backend = backend;
     this.#cache = options.cache;
     this.#weights = options.weights;
     this.#rope = new Rope(config);
-    this.#x = backend.tensor(maxRows * hiddenSize);
-    this.#qkv = backend.tensor(maxRows * (queryHeads + 2 * kvHeads) * headDim);
-    this.#attended = backend.tensor(maxRows * queryHeads * headDim);
-    this.#gated = backend.tensor(maxRows * intermediateSize);
-    this.#rotations = backend.tensor(maxRows * headDim);
-    this.#last = backend.tensor(hiddenSize);
-    this.#logits = backend.tensor(config.vocabSize);
+    this.#activations = [new Activations(config, backend, maxRows)];
   }
 
   /** Bytes of the activations of steps of `maxRows` rows, `logits` of which have logits. */
@@ -86,67 +75,105 @@ export class Llama implements Disposable {
    * @throws RangeError for no rows or more than `maxRows`, KvOutOfMemoryError when the cache is full.
    */
   forward(entries: readonly ForwardEntry[]): ForwardResult {
-    const { config } = this;
-    const { hiddenSize, layers, rmsNormEps: epsilon } = config;
-    const backend = this.#backend;
-    const { tokens, positions, contexts, wanted } = this.#layout(entries);
-    const rows = tokens.length;
-    const tensors = { qkv: this.#qkv, rotations: this.#rotations, output: this.#attended };
-    const keysRead = new Float64Array(entries.some(({ attention }) => attention) ? rows : 0);
-
-    const taps = new StepTaps(entries, config, backend);
-    const step = this.#cache.step(entries.map(({ sequence, tokens }) => ({ sequence, tokens: tokens.length })));
+    const groups = this.#groups(entries).map((group) => this.#layout(group));
+    const steps: KvStep[] = [];
     try {
-      const attention = layerAttention(step, rows, config, backend);
-      backend.embed(this.#x, this.#weights.embedding, tokens);
-      this.#rope.fill(backend, this.#rotations, positions, contexts);
-      for (const [layer, weights] of this.#weights.layers.entries()) {
-        const norm = { weight: weights.attentionNorm, epsilon };
-        backend.linear(this.#qkv, this.#x, weights.qkv, rows, { norm, bias: weights.qkvBias });
-        // A chunk of prompt leaves only keys and values.
-        const attend = layer < layers - 1 || wanted.length > 0 || taps.want(layer);
-        const options = {
-          sampling: entries.map(({ attention }) => attention?.sampling(layer) ?? null),
-          ...(keysRead.length > 0 && { keysRead }),
-        };
-        attention.begin(layer, tensors, taps.options(layer, options), attend);
-        if (!attend) break;
-        attention.finish(layer);
-        taps.show(layer, tensors, options);
-        backend.linear(this.#x, this.#attended, weights.o, rows, { bias: weights.oBias, accumulate: true });
-
-        backend.linearGated(this.#gated, this.#x, weights.gateUp, rows, { norm: { weight: weights.mlpNorm, epsilon } });
-        backend.linear(this.#x, this.#gated, weights.down, rows, { bias: weights.downBias, accumulate: true });
+      for (const { entries } of groups) {
+        steps.push(this.#cache.step(entries.map(({ sequence, tokens }) => ({ sequence, tokens: tokens.length }))));
       }
-      const logits = this.#project(wanted, hiddenSize, epsilon);
-      attention.end();
-      return { logits, keysRead: sumByEntry(entries, keysRead) };
+      const passes = groups.map((group, i) =>
+        this.#pass(group, steps[i]!, this.#activationsOf(i, group.tokens.length)),
+      );
+      const results = alternate(passes);
+      return {
+        logits: results.flatMap(({ logits }) => logits),
+        keysRead: Float64Array.from(results.flatMap(({ keysRead }) => [...keysRead])),
+      };
     } catch (error) {
-      step.rollback();
+      for (const step of steps) step.rollback();
       throw error;
     }
   }
 
+  /** One group's way through the model. It yields while a layer's attention is under way, for another group to use the time. */
+  *#pass(group: Group, step: KvStep, activations: Activations): Generator<void, ForwardResult> {
+    const { config } = this;
+    const { layers, rmsNormEps: epsilon } = config;
+    const backend = this.#backend;
+    const { entries, tokens, positions, contexts, wanted } = group;
+    const rows = tokens.length;
+    const { x, qkv, rotations, attended, gated } = activations;
+    const tensors = { qkv, rotations, output: attended };
+    const keysRead = new Float64Array(entries.some(({ attention }) => attention) ? rows : 0);
+
+    const taps = new StepTaps(entries, config, backend);
+    const attention = layerAttention(step, rows, config, backend);
+    backend.embed(x, this.#weights.embedding, tokens);
+    this.#rope.fill(backend, rotations, positions, contexts);
+    for (const [layer, weights] of this.#weights.layers.entries()) {
+      const norm = { weight: weights.attentionNorm, epsilon };
+      backend.linear(qkv, x, weights.qkv, rows, { norm, bias: weights.qkvBias });
+      // A chunk of prompt leaves only keys and values.
+      const attend = layer < layers - 1 || wanted.length > 0 || taps.want(layer);
+      const options = {
+        sampling: entries.map(({ attention }) => attention?.sampling(layer) ?? null),
+        ...(keysRead.length > 0 && { keysRead }),
+      };
+      attention.begin(layer, tensors, taps.options(layer, options), attend);
+      if (!attend) break;
+      yield;
+      attention.finish(layer);
+      taps.show(layer, tensors, options);
+      backend.linear(x, attended, weights.o, rows, { bias: weights.oBias, accumulate: true });
+
+      backend.linearGated(gated, x, weights.gateUp, rows, { norm: { weight: weights.mlpNorm, epsilon } });
+      backend.linear(x, gated, weights.down, rows, { bias: weights.downBias, accumulate: true });
+    }
+    const logits = this.#project(activations, wanted);
+    attention.end();
+    return { logits, keysRead: sumByEntry(entries, keysRead) };
+  }
+
   /** Logits of the wanted rows: final norm and output matrix. */
-  #project(wanted: Int32Array, hiddenSize: number, epsilon: number): Float32Array[] {
+  #project(activations: Activations, wanted: Int32Array): Float32Array[] {
     if (wanted.length === 0) return [];
     const backend = this.#backend;
-    const { vocabSize } = this.config;
-    if (this.#logits.length < wanted.length * vocabSize) {
-      this.#last[Symbol.dispose]();
-      this.#logits[Symbol.dispose]();
-      this.#last = backend.tensor(wanted.length * hiddenSize);
-      this.#logits = backend.tensor(wanted.length * vocabSize);
-    }
-    backend.copyRows(this.#last, this.#x, wanted, hiddenSize);
-    const norm = { weight: this.#weights.norm, epsilon };
-    backend.linear(this.#logits, this.#last, this.#weights.output, wanted.length, { norm });
-    backend.toHost(this.#logits, wanted.length * vocabSize);
-    return Array.from(wanted, (_, i) => this.#logits.host.subarray(i * vocabSize, (i + 1) * vocabSize));
+    const { hiddenSize, vocabSize, rmsNormEps: epsilon } = this.config;
+    const { last, logits } = activations.output(wanted.length);
+    backend.copyRows(last, activations.x, wanted, hiddenSize);
+    backend.linear(logits, last, this.#weights.output, wanted.length, {
+      norm: { weight: this.#weights.norm, epsilon },
+    });
+    backend.toHost(logits, wanted.length * vocabSize);
+    return Array.from(wanted, (_, i) => logits.host.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  /** Two groups where the host samples for several sequences that decode, and the device could compute meanwhile; else one. */
+  #groups(entries: readonly ForwardEntry[]): (readonly ForwardEntry[])[] {
+    const { layers } = this.config;
+    const samples = ({ attention }: ForwardEntry) =>
+      attention !== undefined &&
+      Array.from({ length: layers }, (_, i) => i).some((i) => attention.sampling(i) !== null);
+    const apart =
+      this.#backend.overlaps &&
+      entries.length > 1 &&
+      entries.every(({ tokens }) => tokens.length === 1) &&
+      entries.some(samples);
+    if (!apart) return [entries];
+    const half = Math.ceil(entries.length / 2);
+    return [entries.slice(0, half), entries.slice(half)];
+  }
+
+  #activationsOf(group: number, rows: number): Activations {
+    const held = this.#activations[group];
+    if (held && held.rows >= rows) return held;
+    held?.[Symbol.dispose]();
+    this.#activations[group] = new Activations(this.config, this.#backend, rows);
+    return this.#activations[group];
   }
 
   /** Tokens, absolute positions and context lengths of all rows, and the rows whose logits are wanted. */
-  #layout(entries: readonly ForwardEntry[]) {
+  #layout(entries: readonly ForwardEntry[]): Group {
     const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0);
     if (rows === 0 || rows > this.maxRows) throw new RangeError(`a step has 1..${this.maxRows} rows, not ${rows}`);
     const tokens = new Int32Array(rows);
@@ -164,15 +191,24 @@ export class Llama implements Disposable {
         row += 1;
       }
     }
-    return { tokens, positions, contexts, wanted: Int32Array.from(wanted) };
+    return { entries, tokens, positions, contexts, wanted: Int32Array.from(wanted) };
   }
 
   /** Frees the activations. Weights, cache and backend belong to whoever made them. */
   [Symbol.dispose](): void {
-    for (const tensor of [this.#x, this.#qkv, this.#attended, this.#gated, this.#rotations, this.#last, this.#logits]) {
-      tensor[Symbol.dispose]();
-    }
+    for (const activations of this.#activations) activations[Symbol.dispose]();
   }
+}
+
+/** Rows that go through the model together. */
+interface Group {
+  entries: readonly ForwardEntry[];
+  tokens: Int32Array;
+  positions: Int32Array;
+  /** Length of the context of each row. */
+  contexts: Int32Array;
+  /** Rows whose logits are wanted. */
+  wanted: Int32Array;
 }
 
 function sumByEntry(entries: readonly ForwardEntry[], perRow: Float64Array): Float64Array {

@@ -42,6 +42,8 @@ export interface CudaBackendOptions {
  */
 export class CudaBackend implements Disposable {
   readonly name = 'cuda';
+  /** Operators run beside what the host does. */
+  readonly overlaps = true;
   readonly threads: number;
   readonly pool: object;
   readonly device: Device;
