@@ -29,7 +29,8 @@ export class TypeScriptTables implements EngineTables {
   #found: Found = candidateArrays(0);
 
   constructor(options: EngineTablesOptions, heads: (Head | undefined)[] = new Array(options.heads)) {
-    this.#options = options;
+    const { center } = options;
+    this.#options = { ...options, center: center instanceof Float32Array ? center.slice() : center };
     this.#projection = options.projection as TypeScriptProjection;
     this.#heads = heads;
   }
