@@ -128,9 +128,11 @@ Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
   if (options_.norms) std::fill_n(target.inverse_norms.Reserve(size + n, size) + size, n, 0.0f);
   target.index.Append(*pool_, n,
                       [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
+                        // The caller's memory may be shared with a thread that changes it after the check.
+                        const auto mask = static_cast<uint16_t>(shape().buckets() - 1);
                         for (size_t row = 0; row < rows; ++row) {
                           const uint16_t* from = codes + (begin + row) * tables;
-                          for (size_t t = 0; t < tables; ++t) out[row * row_stride + t * table_stride] = from[t];
+                          for (size_t t = 0; t < tables; ++t) out[row * row_stride + t * table_stride] = from[t] & mask;
                         }
                         return true;
                       });

@@ -1,8 +1,8 @@
-import type { EngineProjection } from './engine.js';
-import { InvalidArgumentError } from './errors.js';
+import type { EngineProjection, Vectors } from './engine.js';
+import { InvalidArgumentError, OutOfMemoryError } from './errors.js';
 import { engine } from './load-engine.js';
 import { translateErrors } from './translate-errors.js';
-import { checkInteger, checkRows, MAX_BITS, MAX_DIM, MAX_TABLES, show } from './validate.js';
+import { checkInteger, checkVectors, MAX_BITS, MAX_DIM, MAX_TABLES, show } from './validate.js';
 
 /** Options of {@link SimHashProjection}. */
 export interface SimHashProjectionOptions {
@@ -62,14 +62,24 @@ export class SimHashProjection {
   }
 
   /**
-   * Codes of vectors [n, dim], as they are (not centred).
+   * Codes of vectors [n, dim], float32 or bfloat16 in a Uint16Array, as they are (not centred).
    *
+   * @param options threads, default 1
    * @returns Uint16Array [n, tables]; bit j of an entry is the side of hyperplane j of that table
-   * @throws InvalidArgumentError, NonFiniteError
+   * @throws InvalidArgumentError, NonFiniteError, OutOfMemoryError
    */
-  hash(vectors: Float32Array): Uint16Array {
-    const codes = new Uint16Array(checkRows('vectors', vectors, this.dim) * this.tables);
-    translateErrors(() => this.native.hash(vectors, codes, 1));
+  hash(vectors: Vectors, options: { threads?: number } = {}): Uint16Array {
+    const threads = checkInteger('threads', options.threads ?? 1, 1, 1024);
+    const codes = this.#codes(checkVectors('vectors', vectors, this.dim));
+    translateErrors(() => this.native.hash(vectors, codes, threads));
     return codes;
+  }
+
+  #codes(rows: number): Uint16Array {
+    try {
+      return new Uint16Array(rows * this.tables);
+    } catch (error) {
+      throw new OutOfMemoryError(`${rows * this.tables} codes do not fit in memory.`, { cause: error });
+    }
   }
 }

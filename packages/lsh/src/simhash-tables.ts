@@ -1,11 +1,24 @@
-import { availableParallelism } from 'node:os';
-import type { EngineTables } from './engine.js';
-import { DisposedError, InvalidArgumentError } from './errors.js';
+import type { Vectors } from './engine.js';
+import { InvalidArgumentError } from './errors.js';
+import { headStats, type SimHashStats } from './head-stats.js';
 import { engine } from './load-engine.js';
 import { logInclusionTable } from './log-inclusion-table.js';
+import type { OpenedTables } from './open-tables.js';
 import { SimHashProjection } from './simhash-projection.js';
+import { poolOf, StoredTables } from './stored-tables.js';
 import { translateErrors } from './translate-errors.js';
-import { checkInteger, checkNumber, checkRows, checkVector, MAX_KEYS, show } from './validate.js';
+import {
+  checkCenter,
+  checkInteger,
+  checkNumber,
+  checkQuery,
+  checkVectors,
+  MAX_BITS,
+  MAX_DIM,
+  MAX_KEYS,
+  MAX_TABLES,
+  show,
+} from './validate.js';
 
 /** Options of {@link SimHashTables}. */
 export interface SimHashTablesOptions {
@@ -25,9 +38,10 @@ export interface SimHashTablesOptions {
   minProbability?: number;
   /**
    * `auto` (default): each head hashes its keys relative to the mean of the keys of its first {@link SimHashTables.add},
-   * which stays fixed afterwards; without it the keys of a transformer all lie in one narrow cone. `none`: as they are.
+   * which stays fixed afterwards; without it the keys of a transformer all lie in one narrow cone. `none`: as they are. An
+   * array [heads, dim]: relative to the head's row.
    */
-  center?: 'auto' | 'none';
+  center?: 'auto' | 'none' | Float32Array;
   /** Threads of adds, shared among all indexes of the process that ask for the same number. Default: all cores. */
   threads?: number;
   /** A thread pool of another addon (include/magicpig/pool.h), instead of `threads`. */
@@ -40,65 +54,51 @@ export interface SimHashTablesOptions {
  * SimHash tables of many independent heads (paper, Algorithm 1): keys are hashed `tables` times to `bits` bits, and a query
  * returns the keys that share its bucket in at least `minCollisions` tables. A head without keys costs next to nothing.
  *
- * Vectors are float32. Ids count the keys of a head in the order they were added, from 0.
+ * Vectors are float32, or bfloat16 in a Uint16Array. Ids count the keys of a head in the order they were added, from 0. After
+ * disposal all methods throw DisposedError.
  */
-export class SimHashTables {
+export class SimHashTables extends StoredTables {
   readonly heads: number;
   readonly dim: number;
   readonly bits: number;
   readonly tables: number;
-  readonly minCollisions: number;
-  readonly projection: SimHashProjection;
-  #tables: EngineTables | undefined;
   #selector: object | undefined;
 
   /**
    * @throws InvalidArgumentError when an option is out of range or contradicts `projection`
    * @throws OutOfMemoryError when the projections cannot be allocated
    */
-  constructor(options: SimHashTablesOptions) {
-    this.heads = checkInteger('heads', options.heads, 1, 2 ** 20);
-    const projection = options.projection ?? new SimHashProjection(options);
-    for (const name of ['dim', 'bits', 'tables', 'seed'] as const) {
-      if (options[name] !== undefined && options[name] !== projection[name]) {
-        throw new InvalidArgumentError(
-          `${name} is ${show(options[name])} but the projection was made with ${projection[name]}; leave it out or make them equal.`,
-        );
-      }
+  constructor(options: SimHashTablesOptions);
+  /** @internal */
+  constructor(options: undefined, opened: OpenedTables);
+  constructor(options?: SimHashTablesOptions, opened = create(options as SimHashTablesOptions)) {
+    if (!opened.norms || opened.keepsVectors) {
+      throw new InvalidArgumentError('The file holds a SimHashIndex; open it with that.');
     }
-    this.projection = projection;
-    this.dim = projection.dim;
-    this.bits = projection.bits;
-    this.tables = projection.tables;
-    this.minCollisions = checkInteger('minCollisions', options.minCollisions ?? 2, 1, this.tables);
-    const minProbability = checkNumber('minProbability', options.minProbability ?? 1e-4, Number.MIN_VALUE, 1);
-    const center = options.center ?? 'auto';
-    if (center !== 'auto' && center !== 'none') {
-      throw new InvalidArgumentError(`center must be 'auto' or 'none', not ${show(center)}.`);
-    }
-    if (options.pool !== undefined && options.threads !== undefined) {
-      throw new InvalidArgumentError('pool and threads exclude each other; leave one out.');
-    }
-    const { bits, tables, minCollisions } = this;
-    const logTable = logInclusionTable({ bits, tables, minCollisions, minProbability });
-    this.#tables = translateErrors(() =>
-      engine().createTables({
-        projection: projection.native,
-        heads: this.heads,
-        minCollisions,
-        minProbability,
-        norms: true,
-        keep: 'none',
-        logTable,
-        center,
-        pool: options.pool ?? checkInteger('threads', options.threads ?? availableParallelism(), 1, 1024),
-      }),
-    );
+    super('SimHashTables', opened);
+    this.heads = opened.heads;
+    this.dim = opened.projection.dim;
+    this.bits = opened.projection.bits;
+    this.tables = opened.projection.tables;
+  }
+
+  /**
+   * Bytes that one head with so many keys takes at most, however they were added: what to reserve before it is filled.
+   * While keys are added, up to as much again is needed for a moment.
+   *
+   * @throws InvalidArgumentError
+   */
+  static bytesFor(keys: number, options: Pick<SimHashTablesOptions, 'dim' | 'bits' | 'tables'>): number {
+    checkInteger('keys', keys, 0, MAX_KEYS);
+    const dim = checkInteger('dim', options.dim, 1, MAX_DIM);
+    const bits = checkInteger('bits', options.bits ?? 10, 1, MAX_BITS);
+    const tables = checkInteger('tables', options.tables ?? 150, 1, MAX_TABLES);
+    return engine().headBytes(bits, tables, keys, dim, true, 0);
   }
 
   /** Bytes held for all heads, exactly; the projections, which may be shared, are not counted. */
   get bytes(): number {
-    return this.#engine.bytes();
+    return this.access.reading.bytes();
   }
 
   /**
@@ -108,13 +108,18 @@ export class SimHashTables {
    * @throws UnsupportedError without the native addon
    */
   get selector(): object {
-    const tables = this.#engine;
+    const tables = this.access.reading;
     return (this.#selector ??= translateErrors(() => tables.selector()));
   }
 
   /** Keys of one head. */
   length(head: number): number {
-    return this.#engine.length(this.#head(head));
+    return this.access.reading.length(this.#head(head));
+  }
+
+  /** Bytes by part, and how evenly the buckets of one head are filled; reads its tables. */
+  stats(head: number): SimHashStats {
+    return headStats(this.access.reading, this.#head(head), this.projection);
   }
 
   /**
@@ -122,11 +127,11 @@ export class SimHashTables {
    *
    * @param keys [n, dim], as they are: centring is done here
    * @throws InvalidArgumentError when the length is no multiple of `dim`, or the head would exceed 2^32 - 1 keys
-   * @throws NonFiniteError, OutOfMemoryError; then nothing was added
+   * @throws NonFiniteError, OutOfMemoryError, ReadOnlyError; then nothing was added
    */
-  add(head: number, keys: Float32Array): void {
-    const tables = this.#engine;
-    const rows = checkRows('keys', keys, this.dim);
+  add(head: number, keys: Vectors): void {
+    const tables = this.access.changing;
+    const rows = checkVectors('keys', keys, this.dim);
     if (tables.length(this.#head(head)) + rows > MAX_KEYS) {
       throw new InvalidArgumentError(`A head holds at most ${MAX_KEYS} keys.`);
     }
@@ -139,9 +144,9 @@ export class SimHashTables {
    * @param query [dim]; hashed as it is, not centred
    * @throws InvalidArgumentError, NonFiniteError
    */
-  query(head: number, query: Float32Array): Uint32Array {
-    const tables = this.#engine;
-    checkVector('query', query, this.dim);
+  query(head: number, query: Vectors): Uint32Array {
+    const tables = this.access.reading;
+    checkQuery('query', query, this.dim);
     this.#head(head);
     return translateErrors(
       () => tables.query(head, query, { minCollisions: this.minCollisions, collisions: false, dots: false }).ids,
@@ -150,37 +155,59 @@ export class SimHashTables {
 
   /** The vector that a head's keys are relative to, [dim]; zeros without centring and before the first key. */
   centre(head: number): Float32Array {
-    return this.#engine.centre(this.#head(head));
+    return this.access.reading.centre(this.#head(head));
   }
 
   /**
    * Forgets all keys of a head from `length` on; the centre stays.
    *
-   * @throws InvalidArgumentError when the head has fewer than `length` keys
+   * @throws InvalidArgumentError when the head has fewer than `length` keys; OutOfMemoryError, ReadOnlyError; then nothing has
+   * changed
    */
   truncate(head: number, length: number): void {
-    const tables = this.#engine;
+    const tables = this.access.changing;
     checkInteger('length', length, 0, tables.length(this.#head(head)));
     translateErrors(() => tables.truncate(head, length));
   }
 
-  /** Forgets all keys and centres of all heads. */
+  /**
+   * Forgets all keys of all heads, and their means.
+   *
+   * @throws ReadOnlyError
+   */
   clear(): void {
-    this.#engine.clear();
-  }
-
-  /** Frees the tables at once. A kernel that still holds the selector gets an error from it. */
-  [Symbol.dispose](): void {
-    this.#tables?.dispose();
-    this.#tables = undefined;
-  }
-
-  get #engine(): EngineTables {
-    if (!this.#tables) throw new DisposedError('These SimHashTables were disposed of.');
-    return this.#tables;
+    this.access.changing.clear();
   }
 
   #head(head: number): number {
     return checkInteger('head', head, 0, this.heads - 1);
   }
+}
+
+function create(options: SimHashTablesOptions): OpenedTables {
+  const heads = checkInteger('heads', options.heads, 1, 2 ** 20);
+  const projection = options.projection ?? new SimHashProjection(options);
+  for (const name of ['dim', 'bits', 'tables', 'seed'] as const) {
+    if (options[name] !== undefined && options[name] !== projection[name]) {
+      throw new InvalidArgumentError(
+        `${name} is ${show(options[name])} but the projection was made with ${projection[name]}; leave it out or make them equal.`,
+      );
+    }
+  }
+  const { dim, bits, tables } = projection;
+  const minCollisions = checkInteger('minCollisions', options.minCollisions ?? 2, 1, tables);
+  const minProbability = checkNumber('minProbability', options.minProbability ?? 1e-4, Number.MIN_VALUE, 1);
+  const center = checkCenter(options.center ?? 'auto', heads, dim);
+  const pool = poolOf(options);
+  const logTable = logInclusionTable({ bits, tables, minCollisions, minProbability });
+  const shape = { heads, minCollisions, minProbability, norms: true, keep: 'none' } as const;
+  return {
+    ...shape,
+    projection,
+    keepsVectors: false,
+    readOnly: false,
+    tables: translateErrors(() =>
+      engine().createTables({ ...shape, projection: projection.native, logTable, center, pool }),
+    ),
+  };
 }
