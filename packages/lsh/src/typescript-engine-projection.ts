@@ -71,7 +71,8 @@ function weightOf(word: number): number {
 /** The float32 values of vectors; bfloat16 is the upper half of one. */
 export function toFloats(vectors: Vectors): Float32Array {
   if (vectors instanceof Float32Array) return vectors;
-  const bits = Uint32Array.from(vectors, (half) => half << 16);
+  const bits = new Uint32Array(vectors.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = vectors[i]! << 16;
   return new Float32Array(bits.buffer);
 }
 
@@ -98,6 +99,7 @@ export function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: nu
     s6 += a[x + 6]! * b[y + 6]!;
     s7 += a[x + 7]! * b[y + 7]!;
   }
+  if (i === dim) return s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7;
   const sums = [s0, s1, s2, s3, s4, s5, s6, s7];
   for (let lane = 0; i + lane < dim; lane++) sums[lane]! += a[aStart + i + lane]! * b[bStart + i + lane]!;
   return sums.reduce((sum, each) => sum + each, 0);

@@ -26,6 +26,8 @@ export class TypeScriptTables implements EngineTables {
   readonly #projection: TypeScriptProjection;
   /** [heads]; absent while a head has no keys and no centre. */
   readonly #heads: (Head | undefined)[];
+  readonly #codes: Uint16Array;
+  readonly #rounded: Int16Array;
   #found: Found = candidateArrays(0);
 
   constructor(options: EngineTablesOptions, heads: (Head | undefined)[] = new Array(options.heads)) {
@@ -33,6 +35,8 @@ export class TypeScriptTables implements EngineTables {
     this.#options = { ...options, center: center instanceof Float32Array ? center.slice() : center };
     this.#projection = options.projection as TypeScriptProjection;
     this.#heads = heads;
+    this.#codes = new Uint16Array(this.#projection.tables);
+    this.#rounded = new Int16Array(this.#projection.roundedSize);
   }
 
   bytes(): number {
@@ -87,7 +91,7 @@ export class TypeScriptTables implements EngineTables {
 
   /** Hashes and then adds vectors; yields how many are hashed, and changes nothing before it ends. */
   *#hash(head: number, vectors: Vectors): Generator<number, void> {
-    const { dim, tables, roundedSize } = this.#projection;
+    const { dim, tables } = this.#projection;
     const rows = vectors.length / dim;
     if (rows === 0) return;
     const floats = toFloats(vectors);
@@ -98,10 +102,9 @@ export class TypeScriptTables implements EngineTables {
     const centre = this.#centre(head, target);
     const norms = new Float32Array(rows);
     const codes = allocate(() => new Uint16Array(rows * tables));
-    const rounded = new Int16Array(roundedSize);
     for (let row = 0; row < rows; row++) {
       const code = codes.subarray(row * tables, (row + 1) * tables);
-      norms[row] = this.#projection.hashRow(floats, row, centre, rounded, code);
+      norms[row] = this.#projection.hashRow(floats, row, centre, this.#rounded, code);
       if ((row + 1) % ROWS_AT_ONCE === 0 || row + 1 === rows) yield row + 1;
     }
     allocate(() => {
@@ -240,9 +243,9 @@ export class TypeScriptTables implements EngineTables {
 
   /** Leaves the candidates in #found; returns how many. */
   #find(head: number, query: Float32Array, what: EngineQuery): number {
-    const { dim, tables, roundedSize } = this.#projection;
-    const codes = new Uint16Array(tables);
-    this.#projection.hashRow(query, 0, undefined, new Int16Array(roundedSize), codes);
+    const { dim } = this.#projection;
+    const codes = this.#codes;
+    this.#projection.hashRow(query, 0, undefined, this.#rounded, codes);
     const target = this.#heads[head];
     if (!target) return 0;
     const { index, inverseNorms, vectors } = target;
