@@ -20,7 +20,7 @@ constexpr uint64_t kSerialKeys = 384;
 // the number of threads, and there are enough parts to keep many cores busy with a short context.
 uint32_t SpanSegment(uint32_t length) {
   uint32_t segment = 256;
-  while (segment < 4096 && segment < length / 32) segment *= 2;
+  while (segment < 4096 && segment < length / 64) segment *= 2;
   return segment;
 }
 
@@ -45,11 +45,11 @@ void MergeState(float* into, const float* from, uint32_t dim) {
 struct Task {
   enum Kind : uint8_t { kSpan, kTile, kSampled } kind;
   uint32_t entry;
-  uint32_t kv_head;
-  uint32_t row;    // kTile, kSampled: first row within the entry
-  uint32_t rows;   // kTile: positions; kSampled: 1
-  uint32_t head;   // kSampled: first query head within the group
-  uint32_t heads;  // kSampled: query heads
+  uint32_t kv_head;  // the first of them, of kSpan
+  uint32_t row;      // kTile, kSampled: first row within the entry
+  uint32_t rows;     // kTile: positions; otherwise 1
+  uint32_t head;     // kSampled: first query head within the group
+  uint32_t heads;    // query heads: those of one KV head or fewer; kSpan: of several KV heads
   uint32_t begin;  // kSpan, kTile: keys [begin, end)
   uint32_t end;
   uint32_t part;   // number of this part of the keys
@@ -133,10 +133,19 @@ class Attention {
   void PlanSpans(uint32_t e) {
     const Step::Entry& entry = step_.entries()[e];
     const uint32_t length = entry.start + 1, segment = SpanSegment(length);
-    for (uint32_t head = 0; head < shape_.kv_heads; ++head) {
-      AddParts({Task::kSpan, e, head, 0, 1, 0, group_, 0, length, 0, (length + segment - 1) / segment, 0, 0}, segment);
-      work_ += length;
+    const uint32_t parts = (length + segment - 1) / segment, kv_heads = shape_.kv_heads, threads = store_.pool().threads;
+    // The rows of all heads lie one behind the other, and memory is read fastest in its own order; heads are split among
+    // tasks only where the parts are too few for the threads.
+    uint32_t together = kv_heads;
+    while (together > 1 && threads > 1 && parts * ((kv_heads + together - 1) / together) < 4 * threads) {
+      together = (together + 1) / 2;
     }
+    for (uint32_t head = 0; head < kv_heads; head += together) {
+      const uint32_t heads = std::min(together, kv_heads - head) * group_;
+      AddParts({Task::kSpan, e, head, 0, 1, 0, heads, 0, length, 0, parts, 0, 0}, segment);
+    }
+    work_ += uint64_t{length} * kv_heads;
+    largest_span_ = std::max(largest_span_, together * group_);
   }
 
   void PlanSampled() {
@@ -188,7 +197,7 @@ class Attention {
 
   // All memory that the tasks use.
   void Reserve() {
-    const uint32_t rows = std::max(largest_tile_, group_);
+    const uint32_t rows = std::max({largest_tile_, largest_span_, group_});
     queries_bytes_ = Align(size_t{rows} * kernels_.query_bytes(dim_));
     states_bytes_ = Align(size_t{rows} * state_size_ * sizeof(float));
     selections_bytes_ = Align(group_ * sizeof(magicpig_selection));
@@ -262,9 +271,17 @@ class Attention {
     const Step::Entry& entry = step_.entries()[task.entry];
     PrepareQueries(task, scratch.queries);
     float* states = task.parts == 1 ? scratch.states : Partials(task, task.part);
-    for (uint32_t head = 0; head < group_; ++head) ResetState(states + head * state_size_, dim_);
-    kernels_.extend_span(entry.sequence->Rows(args_.layer, task.kv_head), task.begin, task.end, scratch.queries, group_,
-                         states);
+    for (uint32_t head = 0; head < task.heads; ++head) ResetState(states + head * state_size_, dim_);
+    // Page by page, in the order of memory.
+    const uint32_t step = std::max(shape_.page_tokens, kTileKeys);
+    for (uint32_t begin = task.begin; begin < task.end;) {
+      const uint32_t end = std::min(task.end, (begin / step + 1) * step);
+      for (uint32_t head = 0; head < task.heads; head += group_) {
+        kernels_.extend_span(entry.sequence->Rows(args_.layer, task.kv_head + head / group_), begin, end,
+                             scratch.queries + head * kernels_.query_bytes(dim_), group_, states + head * state_size_);
+      }
+      begin = end;
+    }
     if (task.parts == 1) {
       Finish(task, states);
     } else if (LastPart(task)) {
@@ -328,7 +345,8 @@ class Attention {
     kernels_.extend_span(rows, sampling.end, position + 1, scratch.queries, task.heads, scratch.states);
     uint64_t keys = uint64_t{task.heads} * (position + 1 - indexed);
     for (uint32_t head = 0; head < task.heads; ++head) {
-      kernels_.extend_selection(rows, sampling.begin, selections[head],
+      const magicpig_selection* next = head + 1 < task.heads ? &selections[head + 1] : nullptr;
+      kernels_.extend_selection(rows, sampling.begin, selections[head], next,
                                 scratch.queries + head * kernels_.query_bytes(dim_), Query(task, 0, head), scale_,
                                 scratch.weights, scratch.corrections, scratch.states + head * state_size_);
       keys += selections[head].count;
@@ -439,6 +457,7 @@ class Attention {
   std::vector<Task> part_tasks_;  // one task of each set of parts
   uint64_t work_ = 0;             // about keys times KV heads
   uint32_t largest_tile_ = 0;     // rows
+  uint32_t largest_span_ = 0;     // query heads
   uint32_t largest_selection_ = 0;
   size_t partials_ = 0;  // floats
   size_t counters_ = 0;

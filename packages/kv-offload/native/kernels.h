@@ -76,12 +76,13 @@ struct Kernels {
   void (*extend_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
                       float* states);
 
-  // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says.
+  // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says. `next` is
+  // what the next call will read of the same rows, or nullptr.
   // query (dim) is the raw query and scale the factor it was prepared with; weights has room for count + 64 floats
   // and receives e^{s_i - log u_i - max}. corrections, likewise, receives -log u_i unless it is nullptr.
   void (*extend_selection)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
-                           const void* prepared, const float* query, float scale, float* weights, float* corrections,
-                           float* state);
+                           const magicpig_selection* next, const void* prepared, const float* query, float scale,
+                           float* weights, float* corrections, float* state);
 
   // sum_i w_i^2 (1 - u_i) |v_i - mean|^2 over the selected keys, from what extend_selection left: the variance of the
   // weighted sum when keys are included independently.

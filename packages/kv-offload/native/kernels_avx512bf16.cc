@@ -28,7 +28,6 @@ struct Bf16Core {
     constexpr int kKeys = 16 / (G == 3 ? 4 : G);
     const auto* query = static_cast<const uint16_t*>(queries);
     const uint32_t stride = PaddedDim(dim);
-    const __mmask32 tail = TailMask(dim);
     for (uint32_t j = 0; j < n; j += kKeys) {
       const uint8_t* row[kKeys];
       const uint8_t* later[kKeys];
@@ -48,8 +47,8 @@ struct Bf16Core {
           for (int g = 0; g < G; ++g) sum[g * kKeys + k] = Dot(sum[g * kKeys + k], key, q[g]);
         }
       };
-      for (; i + 32 <= dim; i += 32) step([](const uint8_t* p) { return _mm512_loadu_si512(p); });
-      if (i < dim) step([tail](const uint8_t* p) { return _mm512_maskz_loadu_epi16(tail, p); });
+      for (; i + 32 <= dim; i += 32) step(kWhole);
+      if (i < dim) step(TailOf(dim));
       alignas(64) float total[16];
       V::Store(total, V::SumEach(sum));
       for (int g = 0; g < G; ++g) std::memcpy(scores + g * kTileKeys + j, total + g * kKeys, kKeys * sizeof(float));
@@ -65,12 +64,14 @@ struct Bf16Core {
       for (uint32_t j = 0; j < n; j += 32) PackWords(weights + g * kTileKeys + j, packed + g * kTileKeys + j);
       if (n % 2 != 0) packed[g * kTileKeys + n] = 0;
     }
-    // Whole rows at a time (two query heads' sums of 128 elements fit in registers): a first pass over the halves of all
-    // rows would leave the hardware's prefetcher half of the lines.
-    Heads<0, (G < 2 ? G : 2)>(values, n, pairs, packed, dim, scale, o, stride, ahead);
-    if constexpr (G > 2) {
-      Heads<2, G - 2>(values, n, pairs, packed, dim, scale, o, stride, ahead);
+    // As many elements at once as leave registers for the sums of all heads.
+    constexpr int kVectors = G > 2 ? 2 : 4;
+    uint32_t i = 0;
+    for (; i + 32 * kVectors <= dim; i += 32 * kVectors) {
+      Panel<G, kVectors>(values, n, pairs, packed, i, kWhole, scale, o, stride, ahead);
     }
+    for (; i + 32 <= dim; i += 32) Panel<G, 1>(values, n, pairs, packed, i, kWhole, scale, o, stride, ahead);
+    if (i < dim) Panel<G, 1>(values, n, pairs, packed, i, TailOf(dim), scale, o, stride, ahead);
   }
 
   // packed[i][j] = (key_j[2 i], key_j[2 i + 1]) for i < PaddedDim(dim) / 2, j < kTileKeys; zeros for j >= n.
@@ -129,6 +130,11 @@ struct Bf16Core {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
   static MAGICPIG_INLINE __mmask32 TailMask(uint32_t dim) { return (1u << (dim % 32)) - 1; }
+  // Loads 32 elements of a row, or the fewer with which it ends.
+  static constexpr auto kWhole = [](const uint8_t* p) { return _mm512_loadu_si512(p); };
+  static MAGICPIG_INLINE auto TailOf(uint32_t dim) {
+    return [mask = TailMask(dim)](const uint8_t* p) { return _mm512_maskz_loadu_epi16(mask, p); };
+  }
 
   // 32 float32 to bfloat16.
   static MAGICPIG_INLINE void PackWords(const float* in, uint16_t* out) {
@@ -176,25 +182,10 @@ struct Bf16Core {
     }
   }
 
-  template <int First, int G, typename Ahead>
-  static MAGICPIG_INLINE void Heads(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
-                                    uint32_t dim, const float* scale, float* o, uint32_t stride, Ahead ahead) {
-    weights += First * kTileKeys;
-    scale += First;
-    o += First * stride;
-    uint32_t i = 0;
-    for (; i + 128 <= dim; i += 128) Panel<G, 4>(values, n, pairs, weights, i, ~0u, scale, o, stride, ahead);
-    for (; i + 64 <= dim; i += 64) Panel<G, 2>(values, n, pairs, weights, i, ~0u, scale, o, stride, ahead);
-    for (; i < dim; i += 32) {
-      Panel<G, 1>(values, n, pairs, weights, i, dim - i >= 32 ? ~0u : TailMask(dim), scale, o, stride, ahead);
-    }
-  }
-
   // Elements [i, i + 32 N) of the weighted sum, two rows at a time.
-  template <int G, int N, typename Ahead>
+  template <int G, int N, typename Load, typename Ahead>
   static MAGICPIG_INLINE void Panel(const uint8_t* const* values, uint32_t n, uint32_t pairs, const uint16_t* weights,
-                                    uint32_t i, __mmask32 mask, const float* scale, float* o, uint32_t stride,
-                                    Ahead ahead) {
+                                    uint32_t i, Load load, const float* scale, float* o, uint32_t stride, Ahead ahead) {
     F even[G][N], odd[G][N];
     for (int g = 0; g < G; ++g) {
       for (int k = 0; k < N; ++k) {
@@ -210,8 +201,7 @@ struct Bf16Core {
       const uint8_t* b = values[2 * j + 1 < n ? 2 * j + 1 : 2 * j] + 2 * i;
       __m512i low[N], high[N];
       for (int k = 0; k < N; ++k) {
-        const __m512i first = _mm512_maskz_loadu_epi16(mask, a + 64 * k);
-        const __m512i second = _mm512_maskz_loadu_epi16(mask, b + 64 * k);
+        const __m512i first = load(a + 64 * k), second = load(b + 64 * k);
         __builtin_prefetch(later_a + 64 * k, 0, 2);
         __builtin_prefetch(later_b + 64 * k, 0, 2);
         low[k] = _mm512_unpacklo_epi16(first, second);
