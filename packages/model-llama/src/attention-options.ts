@@ -1,3 +1,4 @@
+import type { SketchBudget } from '@magicpig/lsh';
 import type { AttentionOptions } from './api.js';
 import { InvalidRequestError } from './errors.js';
 
@@ -15,6 +16,17 @@ export type AttentionSettings =
       seed: number;
       sampledPromptTokens: number;
     }
+  | {
+      policy: 'sketch';
+      bits: number;
+      budget: SketchBudget;
+      floor: number;
+      sink: number;
+      window: number;
+      denseLayers: number[];
+      minContext: number;
+      seed: number;
+    }
   | { policy: 'custom'; name: string; options: Record<string, unknown> };
 
 /**
@@ -31,18 +43,43 @@ export const MAGICPIG_DEFAULTS = {
   sampledPromptTokens: 0,
 } as const;
 
+/** Defaults of `sketch`: docs/samplers.md has the measurements that they were chosen by. */
+export const SKETCH_DEFAULTS = {
+  bits: 2,
+  budget: { share: 0.05 },
+  floor: 0.02,
+  sink: 4,
+  window: 64,
+  minContext: 2048,
+  seed: 0,
+} as const;
+
 /** Every `DENSE_LAYER_PERIOD`-th layer, from the first, keeps exact attention, as in the paper's experiments. */
 const DENSE_LAYER_PERIOD = 16;
 
 const LIMITS = {
   K: [1, 16],
   L: [1, 4096],
+  bits: [1, 4],
   sink: [0, 2 ** 31 - 1],
   window: [1, 65536],
   minContext: [0, 2 ** 31 - 1],
   seed: [0, Number.MAX_SAFE_INTEGER],
   sampledPromptTokens: [0, 2 ** 31 - 1],
+  'budget.count': [1, 2 ** 31 - 1],
 } as const;
+
+const LEAST_SHARE = 1e-9;
+
+const INDEXED = ['sink', 'window', 'denseLayers', 'minContext', 'seed'];
+
+/** Names of the options of each policy. */
+const OPTIONS: Readonly<Record<AttentionSettings['policy'], readonly string[]>> = {
+  dense: ['policy'],
+  magicpig: ['policy', 'K', 'L', ...INDEXED, 'sampledPromptTokens'],
+  sketch: ['policy', 'bits', 'budget', 'floor', ...INDEXED],
+  custom: ['policy', 'name', 'options'],
+};
 
 /**
  * Fills in defaults and checks every value.
@@ -57,38 +94,55 @@ export function resolveAttention(options: AttentionOptions, layers: number): Att
       'attention',
     );
   }
-  const known = ['policy', 'denseLayers', ...Object.keys(LIMITS)];
-  const allowed =
-    { dense: ['policy'], custom: ['policy', 'name', 'options'], magicpig: known }[options.policy] ?? known;
-  for (const key of Object.keys(options)) {
-    if (allowed.includes(key)) continue;
-    const what = known.includes(key) ? `has no meaning with policy '${options.policy}'` : 'is not an option';
-    throw new InvalidRequestError(`attention.${key} ${what}; allowed: ${allowed.join(', ')}`, `attention.${key}`);
-  }
-  if (options.policy === 'dense') return { policy: 'dense' };
-  if (options.policy === 'custom') return resolveCustom(options.name, options.options ?? {});
-  if (options.policy !== 'magicpig') {
+  const allowed = Object.hasOwn(OPTIONS, options.policy) ? OPTIONS[options.policy] : undefined;
+  if (!allowed) {
     const policy: unknown = (options as { policy: unknown }).policy;
     throw new InvalidRequestError(
-      `attention.policy must be 'dense', 'magicpig' or 'custom', not ${JSON.stringify(policy)}`,
+      `attention.policy must be 'dense', 'magicpig', 'sketch' or 'custom', not ${JSON.stringify(policy)}`,
       'attention.policy',
     );
   }
-
-  const number = (name: keyof typeof LIMITS): number => {
-    const value: unknown = options[name] ?? MAGICPIG_DEFAULTS[name];
-    const [low, high] = LIMITS[name];
-    if (!Number.isInteger(value) || (value as number) < low || (value as number) > high) {
-      throw new InvalidRequestError(
-        `attention.${name} must be an integer in ${low}..${high}, not ${JSON.stringify(value)}`,
-        `attention.${name}`,
-      );
+  for (const key of Object.keys(options)) {
+    if (allowed.includes(key)) continue;
+    const known = Object.values(OPTIONS).flat().includes(key);
+    const what = known ? `has no meaning with policy '${options.policy}'` : 'is not an option';
+    throw new InvalidRequestError(`attention.${key} ${what}; allowed: ${allowed.join(', ')}`, `attention.${key}`);
+  }
+  switch (options.policy) {
+    case 'dense':
+      return { policy: 'dense' };
+    case 'custom':
+      return resolveCustom(options.name, options.options ?? {});
+    case 'magicpig': {
+      const given = { ...MAGICPIG_DEFAULTS, ...withoutUndefined(options) };
+      return {
+        policy: 'magicpig',
+        K: integer('K', given.K),
+        L: integer('L', given.L),
+        ...resolveIndexed(given, layers),
+        sampledPromptTokens: integer('sampledPromptTokens', given.sampledPromptTokens),
+      };
     }
-    return value as number;
-  };
+    case 'sketch': {
+      const given = { ...SKETCH_DEFAULTS, ...withoutUndefined(options) };
+      return {
+        policy: 'sketch',
+        bits: integer('bits', given.bits),
+        budget: resolveBudget(given.budget),
+        floor: number('floor', given.floor, 1e-6, 1),
+        ...resolveIndexed(given, layers),
+      };
+    }
+  }
+}
 
+/** What `magicpig` and `sketch` have in common. */
+function resolveIndexed(
+  given: { sink: number; window: number; minContext: number; seed: number; denseLayers?: number[] },
+  layers: number,
+) {
   const denseLayers: unknown =
-    options.denseLayers ??
+    given.denseLayers ??
     Array.from({ length: Math.ceil(layers / DENSE_LAYER_PERIOD) }, (_, i) => i * DENSE_LAYER_PERIOD);
   if (
     !Array.isArray(denseLayers) ||
@@ -100,16 +154,55 @@ export function resolveAttention(options: AttentionOptions, layers: number): Att
     );
   }
   return {
-    policy: 'magicpig',
-    K: number('K'),
-    L: number('L'),
-    sink: number('sink'),
-    window: number('window'),
+    sink: integer('sink', given.sink),
+    window: integer('window', given.window),
     denseLayers: [...new Set<number>(denseLayers)].sort((a, b) => a - b),
-    minContext: number('minContext'),
-    seed: number('seed'),
-    sampledPromptTokens: number('sampledPromptTokens'),
+    minContext: integer('minContext', given.minContext),
+    seed: integer('seed', given.seed),
   };
+}
+
+function resolveBudget(budget: unknown): SketchBudget {
+  const given = (typeof budget === 'object' && budget !== null ? budget : {}) as Record<string, unknown>;
+  const keys = Object.keys(withoutUndefined(given));
+  const has = (name: string, ...others: string[]) =>
+    keys.includes(name) && keys.every((key) => key === name || others.includes(key));
+  if (has('share')) return { share: number('budget.share', given.share, LEAST_SHARE, 1) };
+  if (has('count')) return { count: integer('budget.count', given.count) };
+  if (has('error', 'min', 'max')) {
+    const min = number('budget.min', given.min ?? 0.005, LEAST_SHARE, 1);
+    const max = number('budget.max', given.max ?? Math.max(0.25, min), min, 1);
+    return { error: number('budget.error', given.error, LEAST_SHARE, 1e9), min, max };
+  }
+  throw new InvalidRequestError(
+    `attention.budget must be { share }, { count } or { error, min?, max? }, not ${JSON.stringify(budget)}`,
+    'attention.budget',
+  );
+}
+
+function integer(name: keyof typeof LIMITS, value: unknown): number {
+  const [low, high] = LIMITS[name];
+  if (!Number.isInteger(value) || (value as number) < low || (value as number) > high) {
+    throw new InvalidRequestError(
+      `attention.${name} must be an integer in ${low}..${high}, not ${JSON.stringify(value)}`,
+      `attention.${name}`,
+    );
+  }
+  return value as number;
+}
+
+function number(name: string, value: unknown, low: number, high: number): number {
+  if (!(typeof value === 'number' && value >= low && value <= high)) {
+    throw new InvalidRequestError(
+      `attention.${name} must be a number in ${low}..${high}, not ${JSON.stringify(value)}`,
+      `attention.${name}`,
+    );
+  }
+  return value;
+}
+
+function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 function resolveCustom(name: unknown, options: unknown): AttentionSettings {

@@ -1,28 +1,18 @@
-import { SimHashProjection } from '@magicpig/lsh';
-import type { AttentionReport } from './api.js';
-import { AttentionMeter } from './attention-meter.js';
+import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
 import type { AttentionSettings } from './attention-options.js';
 import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attention-policy.js';
-import type { LlamaConfig } from './checkpoint.js';
-import type { KvCache, KvSequence, Sampling } from './kv-cache.js';
-import { LayerTables, type LayerTablesOptions } from './layer-tables.js';
+import { IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
+import type { KvSequence } from './kv-cache.js';
 
 export type MagicPigSettings = Extract<AttentionSettings, { policy: 'magicpig' }>;
 
-type Shape = Pick<LlamaConfig, 'layers' | 'queryHeads' | 'kvHeads' | 'headDim'>;
-
-export interface MagicPigPolicyOptions {
+export interface MagicPigPolicyOptions extends Pick<IndexedAttentionOptions, 'config' | 'cache'> {
   settings: MagicPigSettings;
-  config: Shape;
-  cache: Pick<KvCache, 'readKeys'>;
   /** Thread pool that hashes and builds. */
   pool: object;
   /** Projections of the settings' K, L and seed, to share; made when absent. */
   projection?: SimHashProjection;
 }
-
-/** A centre from fewer keys is noise; sampling waits for so many. */
-const LEAST_KEYS = 16;
 
 /** Tables in which a key must share the query's bucket (paper, Algorithm 1); a single table cannot have two. */
 const MIN_COLLISIONS = 2;
@@ -54,53 +44,30 @@ export class MagicPigPolicy implements AttentionPolicy {
   }
 
   bytesFor(tokens: number): number {
-    const { K, L, sink, window, denseLayers } = this.settings;
+    const { K, L, denseLayers } = this.settings;
     const { layers, kvHeads, headDim } = this.#options.config;
-    const keys = tokens - sink - window;
-    if (tokens < this.settings.minContext || keys < LEAST_KEYS) return 0;
+    const keys = indexedKeys(tokens, this.settings);
+    if (keys === 0) return 0;
     // One layer's tables exist twice while they are built anew.
     const heads = (layers - denseLayers.length + 1) * kvHeads;
     return heads * tableBytes(K, L, keys, headDim) + scratchBytes(L, keys, headDim);
   }
 
   open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
-    const layers = kept?.state instanceof KeptTables ? kept.state.take() : this.#emptyTables();
-    for (const layer of layers) layer.restrict(Math.max((kept?.tokens ?? 0) - this.settings.sink, 0));
-    return new MagicPigSequence(this.#options, layers, sequence);
+    return new IndexedAttention({ ...this.#options, create: () => this.#emptyTables() }, sequence, kept);
   }
 
-  /** Tables of the sampled layers, in order. */
-  #emptyTables(): LayerTables[] {
+  #emptyTables(): SimHashTables {
     const { settings, config, pool } = this.#options;
     const { layers, kvHeads, headDim } = config;
     const minCollisions = Math.min(MIN_COLLISIONS, settings.L);
-    const shape: LayerTablesOptions = { layers, kvHeads, headDim, projection: this.projection, minCollisions, pool };
-    const sampled = Array.from({ length: layers }, (_, i) => i).filter((i) => !settings.denseLayers.includes(i));
-    return sampled.map((layer, i) => new LayerTables(shape, layer, i / sampled.length));
-  }
-}
-
-/** Tables without their sequence. */
-class KeptTables implements KeptAttention {
-  readonly leastTokens: number;
-  #layers: LayerTables[];
-
-  constructor(layers: LayerTables[], sink: number) {
-    this.#layers = layers;
-    this.leastTokens = sink + Math.max(...layers.map(({ meanKeys }) => meanKeys));
-  }
-
-  get bytes(): number {
-    return this.#layers.reduce((sum, { bytes }) => sum + bytes, 0);
-  }
-
-  /** The tables, which are the caller's from now on. */
-  take(): LayerTables[] {
-    return this.#layers.splice(0);
-  }
-
-  [Symbol.dispose](): void {
-    for (const layer of this.take()) layer[Symbol.dispose]();
+    return new SimHashTables({
+      heads: layers * kvHeads,
+      dim: headDim,
+      projection: this.projection,
+      minCollisions,
+      pool,
+    });
   }
 }
 
@@ -117,119 +84,4 @@ function tableBytes(bits: number, tables: number, keys: number, dim: number): nu
 /** Bytes that indexing one head takes on the way: its keys as float32, and their codes in a segment. */
 function scratchBytes(tables: number, keys: number, dim: number): number {
   return keys * dim * 4 + Math.min(keys, SEGMENT_KEYS) * tables * 2;
-}
-
-/** Keys being brought into the tables. */
-interface IndexingJob {
-  /** End of the tokens that will be in the tables. */
-  end: number;
-  /** The first layer, and in it the first KV head, that lacks them. */
-  layer: number;
-  kvHead: number;
-}
-
-class MagicPigSequence implements SequenceAttention {
-  readonly #settings: MagicPigSettings;
-  readonly #shape: Shape;
-  readonly #cache: Pick<KvCache, 'readKeys'>;
-  readonly #sequence: KvSequence;
-  /** Of the sampled layers, in order. */
-  #tables: LayerTables[];
-  /** The same by layer; undefined for dense ones. */
-  readonly #byLayer: (LayerTables | undefined)[];
-  /** Tokens [sink, #indexed) are in the tables; `sink` while nothing is. */
-  #indexed: number;
-  #job: IndexingJob | undefined;
-  #scratch = new Float32Array(0);
-
-  readonly #meter: AttentionMeter;
-
-  constructor(options: MagicPigPolicyOptions, tables: LayerTables[], sequence: KvSequence) {
-    const { settings, config } = options;
-    this.#settings = settings;
-    this.#shape = config;
-    this.#cache = options.cache;
-    this.#sequence = sequence;
-    this.#tables = tables;
-    this.#byLayer = Array.from({ length: config.layers }, (_, i) => tables.find(({ layer }) => layer === i));
-    this.#indexed = settings.sink;
-    this.#meter = new AttentionMeter('magicpig', { ...config, sampledLayers: tables.length });
-  }
-
-  get bytes(): number {
-    return this.#tables.reduce((sum, { bytes }) => sum + bytes, 0);
-  }
-
-  get ready(): boolean {
-    return !this.#job && this.#due() === this.#indexed;
-  }
-
-  /** End of the tokens that should be in the tables now. */
-  #due(): number {
-    const { sink, window, minContext } = this.#settings;
-    const { length } = this.#sequence;
-    if (this.#tables.length === 0) return this.#indexed;
-    if (this.#indexed === sink) {
-      const start = length >= minContext && length - window - sink >= LEAST_KEYS;
-      return start ? length - window : this.#indexed;
-    }
-    // Afterwards a block of `window` tokens at a time, when all of it has left the window.
-    const blocks = Math.floor((length - window - this.#indexed) / window);
-    return this.#indexed + Math.max(blocks, 0) * window;
-  }
-
-  prepare(keys: number): void {
-    if (this.ready) return;
-    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0 };
-    const job = this.#job;
-    const { sink } = this.#settings;
-    const { kvHeads, headDim } = this.#shape;
-    const count = job.end - sink;
-    for (let worked = 0; worked < keys && job.layer < this.#tables.length; ) {
-      const tables = this.#tables[job.layer]!;
-      if (job.kvHead === 0) tables.begin(count);
-      const from = sink + tables.lacks(count);
-      const elements = (job.end - from) * headDim;
-      if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
-      const out = this.#scratch.subarray(0, elements);
-      this.#cache.readKeys(this.#sequence, tables.layer, job.kvHead, from, job.end, out);
-      tables.add(job.kvHead, count, out);
-      worked += Math.max(job.end - from, 1);
-      job.kvHead += 1;
-      if (job.kvHead === kvHeads) {
-        tables.finish(count);
-        job.layer += 1;
-        job.kvHead = 0;
-      }
-    }
-    if (job.layer < this.#tables.length) return;
-    this.#indexed = job.end;
-    this.#job = undefined;
-    this.#scratch = new Float32Array(0);
-  }
-
-  sampling(layer: number): Sampling | null {
-    const { sink } = this.#settings;
-    const tables = this.#byLayer[layer];
-    if (this.#indexed === sink || !tables) return null;
-    return { selector: tables.selector, begin: sink, end: this.#indexed };
-  }
-
-  afterDecode(context: number, keysRead: number): void {
-    this.#meter.add(context, this.#indexed - this.#settings.sink, keysRead);
-  }
-
-  report(): AttentionReport {
-    return this.#meter.report();
-  }
-
-  keep(): KeptAttention | undefined {
-    for (const layer of this.#tables) layer.restrict(layer.keys);
-    return this.bytes > 0 ? new KeptTables(this.#tables.splice(0), this.#settings.sink) : undefined;
-  }
-
-  [Symbol.dispose](): void {
-    for (const layer of this.#tables) layer[Symbol.dispose]();
-    this.#tables = [];
-  }
 }

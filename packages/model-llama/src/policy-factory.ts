@@ -3,6 +3,7 @@ import type { AttentionPolicy, AttentionPolicyModule, PolicyContext } from './at
 import { densePolicy } from './dense-policy.js';
 import { InvalidRequestError, MagicPigError } from './errors.js';
 import { MagicPigPolicy, type MagicPigSettings } from './magicpig-policy.js';
+import { SketchPolicy } from './sketch-policy.js';
 
 /** Policies kept for requests to come; a matrix of projections is 400 KB at (10, 150) and d = 128. */
 const KEPT = 8;
@@ -36,6 +37,8 @@ export class PolicyFactory {
         return densePolicy();
       case 'magicpig':
         return this.#magicpig(settings);
+      case 'sketch':
+        return new SketchPolicy({ ...this.#context, settings });
       case 'custom':
         return this.#custom(settings.name, settings.options);
     }

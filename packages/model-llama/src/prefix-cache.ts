@@ -146,7 +146,8 @@ export class PrefixCache implements Disposable {
   }
 
   /**
-   * Takes out state that is of use to a sequence that matched, of the sequence most like it: it belongs to the caller then.
+   * State that is of use to a sequence that matched, of the sequence most like it: it belongs to the caller then, and what
+   * cannot be shared is taken out.
    *
    * @returns It, and with how many tokens both sequences begin.
    */
@@ -157,8 +158,9 @@ export class PrefixCache implements Disposable {
         const { kept } = one;
         const both = Math.min(shared, kept?.tokens ?? 0);
         if (kept?.policy !== policy || kept.state.leastTokens > both) continue;
-        one.kept = undefined;
-        return { state: kept.state, tokens: both };
+        const fork = kept.state.fork?.();
+        if (!fork) one.kept = undefined;
+        return { state: fork ?? kept.state, tokens: both };
       }
       shared = Math.min(shared, top.start);
     }

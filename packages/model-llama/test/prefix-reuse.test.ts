@@ -32,6 +32,7 @@ const join = (...parts: (Int32Array | number[])[]) => Int32Array.from(parts.flat
 
 const DENSE: AttentionOptions = { policy: 'dense' };
 const SAMPLED: AttentionOptions = { policy: 'magicpig', K: 6, L: 40, minContext: 0, window: 16 };
+const SKETCH: AttentionOptions = { policy: 'sketch', minContext: 0, window: 16 };
 const request = (prompt: Int32Array, attention: AttentionOptions, maxTokens = 40): EngineRequest => ({
   prompt,
   attention,
@@ -64,6 +65,7 @@ function bytesNeeded(refused: () => void): number {
 describe.each([
   ['dense', DENSE],
   ['magicpig', SAMPLED],
+  ['sketch', SKETCH],
   ['magicpig with a sampled question', { ...SAMPLED, sampledPromptTokens: 70 } as AttentionOptions],
 ])('%s: reusing prompts changes nothing', (_, attention) => {
   it('for the same prompt again', async () => {
@@ -134,6 +136,7 @@ describe('a conversation', () => {
   it.each([
     ['dense', DENSE],
     ['magicpig', SAMPLED],
+    ['sketch', SKETCH],
   ])('goes on from its own answers: %s', async (_, attention) => {
     using parts = await host();
     const seen = await turns(parts, attention);

@@ -75,6 +75,7 @@ describe('snapshots', () => {
   it.each([
     ['dense', { policy: 'dense' }],
     ['magicpig', SAMPLED],
+    ['sketch', { policy: 'sketch', minContext: 0, window: 16 }],
   ] as [string, AttentionOptions][])('bring prompts back after a restart, bit for bit: %s', async (_, attention) => {
     const prefixCache = 'prompts';
     const document = words('document', 700);

@@ -1,0 +1,173 @@
+import type { AttentionReport } from './api.js';
+import { AttentionMeter } from './attention-meter.js';
+import type { KeptAttention, SequenceAttention } from './attention-policy.js';
+import type { LlamaConfig } from './checkpoint.js';
+import { KeptIndexes } from './kept-indexes.js';
+import type { KeyIndex } from './key-index.js';
+import type { KvCache, KvSequence, Sampling } from './kv-cache.js';
+import { LayerIndex } from './layer-index.js';
+
+/** Settings of every policy that draws keys from indexes. */
+export interface IndexedSettings {
+  policy: string;
+  sink: number;
+  window: number;
+  denseLayers: number[];
+  minContext: number;
+}
+
+export interface IndexedAttentionOptions {
+  settings: IndexedSettings;
+  config: Pick<LlamaConfig, 'layers' | 'queryHeads' | 'kvHeads' | 'headDim'>;
+  cache: Pick<KvCache, 'readKeys'>;
+  /** An empty index, with room for the heads of all layers: head = layer * kvHeads + KV head. */
+  create(): KeyIndex;
+}
+
+/** A centre from fewer keys is noise; sampling waits for so many. */
+const LEAST_KEYS = 16;
+
+/** Keys that the indexes of a context come to have when it has so many tokens: none while it is too short to sample. */
+export function indexedKeys(tokens: number, { sink, window, minContext }: IndexedSettings): number {
+  const keys = tokens - sink - window;
+  return tokens < minContext || keys < LEAST_KEYS ? 0 : keys;
+}
+
+/** Empty indexes of the sampled layers, in order. */
+export function emptyLayers({ settings, config, create }: IndexedAttentionOptions): LayerIndex[] {
+  const { layers, kvHeads, headDim } = config;
+  const sampled = Array.from({ length: layers }, (_, i) => i).filter((i) => !settings.denseLayers.includes(i));
+  return sampled.map((layer, i) => new LayerIndex({ kvHeads, headDim, create }, layer, i / sampled.length));
+}
+
+/** Keys being brought into the indexes. */
+interface IndexingJob {
+  /** End of the tokens that will be in them. */
+  end: number;
+  /** The first layer, and in it the first KV head, that lacks them. */
+  layer: number;
+  kvHead: number;
+}
+
+/**
+ * One sequence of a policy that draws keys from an index for each sampled layer. Tokens enter the indexes when they leave
+ * the window, a block at a time; decoded tokens attend exactly to all others.
+ */
+export class IndexedAttention implements SequenceAttention {
+  readonly #options: IndexedAttentionOptions;
+  readonly #sequence: KvSequence;
+  /** Of the sampled layers, in order. */
+  #layers: LayerIndex[];
+  /** The same by layer; undefined for dense ones. */
+  readonly #byLayer: (LayerIndex | undefined)[];
+  /** Tokens [sink, #indexed) are in the indexes; `sink` while nothing is. */
+  #indexed: number;
+  #job: IndexingJob | undefined;
+  #scratch = new Float32Array(0);
+  readonly #meter: AttentionMeter;
+  #samplingError: number | undefined;
+
+  /** @param kept See {@link AttentionPolicy.open}. */
+  constructor(
+    options: IndexedAttentionOptions,
+    sequence: KvSequence,
+    kept: { state: KeptAttention; tokens: number } | undefined,
+  ) {
+    const { settings, config } = options;
+    this.#options = options;
+    this.#sequence = sequence;
+    this.#layers = kept?.state instanceof KeptIndexes ? kept.state.take() : emptyLayers(options);
+    for (const layer of this.#layers) layer.restrict(Math.max((kept?.tokens ?? 0) - settings.sink, 0));
+    this.#byLayer = Array.from({ length: config.layers }, (_, i) => this.#layers.find(({ layer }) => layer === i));
+    this.#indexed = settings.sink;
+    this.#meter = new AttentionMeter(settings.policy, { ...config, sampledLayers: this.#layers.length });
+  }
+
+  get bytes(): number {
+    return this.#layers.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  get samplingError(): number | undefined {
+    return this.#samplingError;
+  }
+
+  get ready(): boolean {
+    return !this.#job && this.#due() === this.#indexed;
+  }
+
+  /** End of the tokens that should be in the indexes now. */
+  #due(): number {
+    const { settings } = this.#options;
+    const { sink, window } = settings;
+    const { length } = this.#sequence;
+    if (this.#layers.length === 0) return this.#indexed;
+    if (this.#indexed === sink) return sink + indexedKeys(length, settings);
+    // Afterwards a block of `window` tokens at a time, when all of it has left the window.
+    const blocks = Math.floor((length - window - this.#indexed) / window);
+    return this.#indexed + Math.max(blocks, 0) * window;
+  }
+
+  prepare(keys: number): void {
+    if (this.ready) return;
+    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0 };
+    const job = this.#job;
+    const { settings, config, cache } = this.#options;
+    const { sink } = settings;
+    const { kvHeads, headDim } = config;
+    const count = job.end - sink;
+    for (let worked = 0; worked < keys && job.layer < this.#layers.length; ) {
+      const index = this.#layers[job.layer]!;
+      if (job.kvHead === 0) index.begin(count);
+      const from = sink + index.lacks(count);
+      const elements = (job.end - from) * headDim;
+      if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
+      const out = this.#scratch.subarray(0, elements);
+      cache.readKeys(this.#sequence, index.layer, job.kvHead, from, job.end, out);
+      index.add(job.kvHead, count, out);
+      worked += Math.max(job.end - from, 1);
+      job.kvHead += 1;
+      if (job.kvHead === kvHeads) {
+        index.finish(count);
+        job.layer += 1;
+        job.kvHead = 0;
+      }
+    }
+    if (job.layer < this.#layers.length) return;
+    this.#indexed = job.end;
+    this.#job = undefined;
+    this.#scratch = new Float32Array(0);
+  }
+
+  sampling(layer: number): Sampling | null {
+    const { sink } = this.#options.settings;
+    const index = this.#byLayer[layer]?.index;
+    if (this.#indexed === sink || !index) return null;
+    return { selector: index.selector, begin: sink, end: this.#indexed };
+  }
+
+  afterDecode(context: number, keysRead: number): void {
+    this.#samplingError = this.#takeError();
+    this.#meter.add(context, this.#indexed - this.#options.settings.sink, keysRead, this.#samplingError);
+  }
+
+  /** Of the step's draws, mean over the layers. */
+  #takeError(): number | undefined {
+    const errors = this.#layers.map(({ index }) => index?.takeError?.()).filter((error) => error !== undefined);
+    return errors.length > 0 ? errors.reduce((sum, error) => sum + error, 0) / errors.length : undefined;
+  }
+
+  report(): AttentionReport {
+    return this.#meter.report();
+  }
+
+  keep(): KeptAttention | undefined {
+    for (const layer of this.#layers) layer.restrict(layer.keys);
+    if (this.bytes === 0) return undefined;
+    return new KeptIndexes(this.#layers.splice(0), this.#options.settings.sink);
+  }
+
+  [Symbol.dispose](): void {
+    for (const layer of this.#layers) layer[Symbol.dispose]();
+    this.#layers = [];
+  }
+}

@@ -1,0 +1,133 @@
+import type { KeyIndex } from './key-index.js';
+import { meanKeys } from './mean-keys.js';
+
+/** What the indexes of all layers of a policy have in common. */
+export interface LayerIndexOptions {
+  kvHeads: number;
+  headDim: number;
+  /** An empty one, with room for the heads of all layers: head = layer * kvHeads + KV head. */
+  create(): KeyIndex;
+}
+
+/** The index of one layer's KV heads, all over the same tokens. */
+export class LayerIndex implements Disposable {
+  readonly layer: number;
+  readonly #options: LayerIndexOptions;
+  readonly #stagger: number;
+  #index: KeyIndex | undefined;
+  #keys = 0;
+  #meanKeys = 0;
+  /** What will take the place of the present one, around a newer mean. */
+  #next: KeyIndex | undefined;
+
+  /** @param stagger See {@link meanKeys}. */
+  constructor(options: LayerIndexOptions, layer: number, stagger: number) {
+    this.layer = layer;
+    this.#options = options;
+    this.#stagger = stagger;
+  }
+
+  /** Bytes held. */
+  get bytes(): number {
+    return (this.#index?.bytes ?? 0) + (this.#next?.bytes ?? 0);
+  }
+
+  /** Keys of each head in the index. */
+  get keys(): number {
+    return this.#keys;
+  }
+
+  /** Keys that their mean is over. */
+  get meanKeys(): number {
+    return this.#meanKeys;
+  }
+
+  /** Undefined before the first keys. */
+  get index(): KeyIndex | undefined {
+    return this.#index;
+  }
+
+  /**
+   * Keys that each head lacks before the index holds the first `keys` keys around the mean that belongs to them: the first
+   * of them, by number.
+   */
+  lacks(keys: number): number {
+    return this.#index && meanKeys(keys, this.#stagger) === this.#meanKeys ? Math.min(this.#keys, keys) : 0;
+  }
+
+  /** Begins to bring the index to `keys` keys. Call {@link add} for each head, then {@link finish}. */
+  begin(keys: number): void {
+    const from = this.lacks(keys);
+    if (from === 0) this.#next = this.#options.create();
+    else this.#truncate(from);
+  }
+
+  /**
+   * One head's keys from {@link lacks} on.
+   *
+   * @param vectors [keys - lacks(keys), headDim]
+   */
+  add(kvHead: number, keys: number, vectors: Float32Array): void {
+    const { kvHeads, headDim } = this.#options;
+    const head = this.layer * kvHeads + kvHead;
+    if (!this.#next) {
+      if (vectors.length > 0) this.#index!.add(head, vectors);
+      return;
+    }
+    // The first keys added make the mean.
+    const mean = meanKeys(keys, this.#stagger) * headDim;
+    this.#next.add(head, vectors.subarray(0, mean));
+    if (mean < vectors.length) this.#next.add(head, vectors.subarray(mean));
+  }
+
+  finish(keys: number): void {
+    if (this.#next) {
+      this.#index?.[Symbol.dispose]();
+      this.#index = this.#next;
+      this.#meanKeys = meanKeys(keys, this.#stagger);
+      this.#next = undefined;
+    }
+    this.#keys = keys;
+  }
+
+  /** Forgets what comes from keys after the first `keys`, and everything when the mean does; also what was not finished. */
+  restrict(keys: number): void {
+    this.#next?.[Symbol.dispose]();
+    this.#next = undefined;
+    if (this.#meanKeys > keys) this[Symbol.dispose]();
+    else if (this.#index) this.#truncate(Math.min(keys, this.#keys));
+  }
+
+  /** Another with the same keys; undefined when its kind of index cannot be shared. */
+  fork(): LayerIndex | undefined {
+    const fork = new LayerIndex(this.#options, this.layer, this.#stagger);
+    if (!this.#index) return fork;
+    const index = this.#index.fork?.();
+    return index && fork.fill(index, this);
+  }
+
+  /** Takes in an index of which the keys, and how many its mean is over, are known; nothing may be in it yet. */
+  fill(index: KeyIndex, { keys, meanKeys }: { keys: number; meanKeys: number }): this {
+    this.#index = index;
+    this.#keys = keys;
+    this.#meanKeys = meanKeys;
+    return this;
+  }
+
+  [Symbol.dispose](): void {
+    this.#index?.[Symbol.dispose]();
+    this.#next?.[Symbol.dispose]();
+    this.#index = undefined;
+    this.#next = undefined;
+    this.#keys = 0;
+    this.#meanKeys = 0;
+  }
+
+  #truncate(keys: number): void {
+    const { kvHeads } = this.#options;
+    for (let head = this.layer * kvHeads; head < (this.layer + 1) * kvHeads; head += 1) {
+      this.#index!.truncate(head, keys);
+    }
+    this.#keys = keys;
+  }
+}
