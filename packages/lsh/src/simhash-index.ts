@@ -92,10 +92,10 @@ export class SimHashIndex extends StoredTables {
   readonly #keepsVectors: boolean;
   readonly #logTables = new Map<number, Float32Array>();
 
-  /** @throws InvalidArgumentError, OutOfMemoryError */
-  constructor(options: SimHashIndexOptions);
   /** @internal */
   constructor(options: undefined, opened: OpenedTables);
+  /** @throws InvalidArgumentError, OutOfMemoryError */
+  constructor(options: SimHashIndexOptions);
   constructor(options?: SimHashIndexOptions, opened = create(options as SimHashIndexOptions)) {
     if (opened.heads !== 1) {
       throw new InvalidArgumentError(`The file holds ${opened.heads} heads; open it with SimHashTables.`);

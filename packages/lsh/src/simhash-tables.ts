@@ -64,13 +64,13 @@ export class SimHashTables extends StoredTables {
   readonly tables: number;
   #selector: object | undefined;
 
+  /** @internal */
+  constructor(options: undefined, opened: OpenedTables);
   /**
    * @throws InvalidArgumentError when an option is out of range or contradicts `projection`
    * @throws OutOfMemoryError when the projections cannot be allocated
    */
   constructor(options: SimHashTablesOptions);
-  /** @internal */
-  constructor(options: undefined, opened: OpenedTables);
   constructor(options?: SimHashTablesOptions, opened = create(options as SimHashTablesOptions)) {
     if (!opened.norms || opened.keepsVectors) {
       throw new InvalidArgumentError('The file holds a SimHashIndex; open it with that.');

@@ -76,8 +76,8 @@ export class TablesAccess {
     this.#change = kind === 'changing';
     try {
       const result = await translated(() => call(tables, control));
+      if (!this.#tables) throw this.#disposed();
       if (result === false || result === undefined) {
-        if (!this.#tables) throw this.#disposed();
         if (failure) throw failure.error;
         throw signal?.reason;
       }
