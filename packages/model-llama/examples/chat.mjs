@@ -1,12 +1,13 @@
 // A conversation on the terminal, one question a line. Each turn goes on from the keys and values of those before it, so
 // that only the new question is read; Ctrl-C during an answer ends that answer, an empty line or Ctrl-D the conversation.
 //
-//   node examples/chat.mjs [model]
+//   node examples/chat.mjs [model] [format of the weights]
 import { createInterface } from 'node:readline';
 import { loadLlama } from '@magicpig/model-llama';
 
-const [source = 'smollm2'] = process.argv.slice(2);
+const [source = 'smollm2', weights = 'bf16'] = process.argv.slice(2);
 const model = await loadLlama(source, {
+  weights,
   onProgress: ({ stage, item }) => stage === 'download' && process.stderr.write(`\r${item} ...`),
 });
 console.log(`${model.info.name}, ${model.info.description}`);
