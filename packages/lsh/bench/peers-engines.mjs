@@ -9,7 +9,7 @@ import { budgets, count, dim, dot, makeData, queryCount, rowOf, temperatures } f
 
 const peer = createRequire(new URL('peers/package.json', import.meta.url));
 const EXPANSIONS = [16, 32, 64, 128, 256];
-const RECALLS = [0.5, 0.8, 0.9, 0.95, 0.99];
+const RECALLS = [0.5, 0.8, 0.9, 0.99, 0.999];
 const SEEDS = [1, 2, 3];
 const ROUNDS = 3;
 /** Of a graph: links and candidates while building, the defaults of usearch. */
