@@ -25,14 +25,22 @@ const model = { name: 'magicpig', config, tensors: tensorShapes(config) };
 export const prompt = (tokens: number, name = 'prompt') => hashedIntegers(`magicpig/${name}`, tokens, config.vocabSize);
 export const host = (options: LoadOptions = {}) =>
   createModelHost(randomCheckpoint(model), { cacheBytes: 2 ** 28, ...options });
+/** The same on an emulated device. */
+export const deviceHost = (options: LoadOptions = {}) =>
+  createModelHost(
+    randomCheckpoint(model),
+    { backend: 'cuda', maxSequences: 4, contextTokens: 1024, threads: 1, cacheBytes: 2 ** 26, ...options },
+    { emulate: true },
+  );
 
 /** Logits of decode steps over fixed tokens. */
 export async function decodeLogits(
   attention: AttentionOptions,
   promptTokens: number,
   steps: number,
+  load = () => host({ weights: 'f32' }),
 ): Promise<Float32Array[]> {
-  using parts = await host({ weights: 'f32' });
+  using parts = await load();
   const { cache, llama, backend } = parts;
   using sequence = cache.open();
   const policies = new PolicyFactory({ config, cache, pool: backend.pool });

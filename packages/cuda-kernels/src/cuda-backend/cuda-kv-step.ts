@@ -82,6 +82,8 @@ export class CudaKvStep {
   /** Of the layer that was begun: the parts that host memory attends. */
   #onHost: { part: StepPart; options: AttendOptions }[] = [];
   #output: CudaTensor | undefined;
+  /** Where the layer's log-sum-exps go, on the device [R, Hq] and from there to the host; undefined when nobody wants them. */
+  #lse: { array: DeviceArray<'f32'>; offsets: Map<StepPart, number>; end: number; out: Float32Array } | undefined;
 
   /** @internal Use {@link CudaKvCache.step}. */
   constructor(context: StepContext, buffers: StepBuffers, parts: StepPart[]) {
@@ -112,8 +114,12 @@ export class CudaKvStep {
     const shape = { rows, queryHeads, kvHeads, headDim };
     ropeSplit(stream, { qkv, table, q: this.#buffers.q, k: pool.keys, v: pool.values, slots, ...shape });
     const sampled = (part: StepPart) => part.entries.some((_, i) => options.sampling?.[part.index + i] != null);
-    if (host !== undefined) {
+    const { logSumExp } = options;
+    this.#lse = logSumExp && { array: this.#buffers.lse(), offsets: new Map(), end: 0, out: logSumExp };
+    if (host !== undefined || logSumExp !== undefined) {
       rope(stream, { x: qkv, table, rows, stride: heads * headDim, heads: queryHeads + kvHeads, headDim });
+    }
+    if (host !== undefined) {
       this.#send(layer, qkv, (part) => attend && (part.decodes || sampled(part)));
     }
     for (const part of this.#parts) this.#reload(layer, part);
@@ -129,10 +135,18 @@ export class CudaKvStep {
       if (samples || (part.decodes && !held)) {
         const sampling = part.entries.map((_, j) => options.sampling?.[part.index + j] ?? null);
         const keysRead = options.keysRead?.subarray(part.row, part.row + part.rows);
-        this.#onHost.push({ part, options: { sampling, ...(keysRead && { keysRead }) } });
+        const lse = logSumExp?.subarray(part.row * queryHeads, (part.row + part.rows) * queryHeads);
+        this.#onHost.push({
+          part,
+          options: { sampling, ...(keysRead && { keysRead }), ...(lse && { logSumExp: lse }) },
+        });
         // What is sampled is not attended exactly again: the device need not hold it.
         for (const [j, { sequence }] of part.entries.entries()) if (sampling[j] !== null) sequence.drop(layer);
         continue;
+      }
+      if (this.#lse) {
+        this.#lse.offsets.set(part, this.#lse.end);
+        this.#lse.end = align(this.#lse.end + part.rows * queryHeads);
       }
       if (options.keysRead) countKeys(options.keysRead, part, queryHeads);
       if (part.decodes) this.#decode(layer, part, this.#places[i]!);
@@ -163,6 +177,10 @@ export class CudaKvStep {
         });
       }
       this.#onHost = [];
+    }
+    for (const [{ row, rows }, offset] of this.#lse?.offsets ?? []) {
+      const [begin, length] = [row * queryHeads, rows * queryHeads];
+      this.#lse!.array.view(offset, length).read(this.#lse!.out.subarray(begin, begin + length));
     }
     // The next layer's projection goes where this one's is read from.
     if (this.#context.host !== undefined) backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
@@ -261,11 +279,13 @@ export class CudaKvStep {
     this.#travelling = this.#travelling.filter((each) => each !== layer);
   }
 
-  /** The part of the output, and of the queries, that belongs to a part of the step. */
-  #tensors(part: StepPart): { out: DeviceArray<'f32'>; q: DeviceArray<'bf16'> } {
-    const width = this.#context.queryHeads * this.#context.headDim;
-    const view = [part.row * width, part.rows * width] as const;
-    return { out: this.#output!.overwriteF32().view(...view), q: this.#buffers.q.view(...view) };
+  /** What belongs to a part of the step: its output, its queries, and its log-sum-exps where they are wanted. */
+  #tensors(part: StepPart): { out: DeviceArray<'f32'>; q: DeviceArray<'bf16'>; logSumExp?: DeviceArray<'f32'> } {
+    const { queryHeads, headDim } = this.#context;
+    const view = [part.row * queryHeads * headDim, part.rows * queryHeads * headDim] as const;
+    const logSumExp = this.#lse?.array.view(this.#lse.offsets.get(part)!, part.rows * queryHeads);
+    const tensors = { out: this.#output!.overwriteF32().view(...view), q: this.#buffers.q.view(...view) };
+    return { ...tensors, ...(logSumExp && { logSumExp }) };
   }
 
   #pages(layer: number, part: StepPart, place: Tables): DeviceArray<'i32'> {
@@ -327,8 +347,9 @@ export class CudaKvStep {
     const { stream } = backend;
     const { sequence, tokens } = part.entries[0]!;
     const before = sequence.length - tokens;
-    const { out, q } = this.#tensors(part);
-    const { output, lse, whole } = this.#buffers.partial!;
+    const { out, q, logSumExp } = this.#tensors(part);
+    const { output, lse } = this.#buffers.partial!;
+    const whole = logSumExp ?? this.#buffers.partial!.whole;
     const { keys: k, values: v } = this.#buffers.stretch!;
     const heads = { queryHeads, kvHeads, headDim };
     const queries = { ...heads, q, queries: tokens, queryPosition: before };

@@ -20,6 +20,8 @@ export interface AttendOptions {
   sampling?: readonly (Sampling | null)[];
   /** Adds to each row, [R], the keys attended, summed over query heads. */
   keysRead?: Float64Array;
+  /** Receives log sum exp(scores), [R, queryHeads]; with it, queries and keys are rotated in place too. */
+  logSumExp?: Float32Array;
 }
 
 /** Keys and values of one context. */

@@ -7,7 +7,7 @@ import type { Stream } from '../stream.js';
 import type { HostCache, KvSequence } from './host-cache.js';
 
 /** Tokens that travel together. */
-export const STRETCH_TOKENS = 1024;
+export const STRETCH_TOKENS = 512;
 
 /** Where a stretch of tokens goes: keys and values [slot][kvHeads][headDim]; token i to slot i, or to slots[i]. */
 export interface LoadTarget {

@@ -37,6 +37,8 @@ export class StepBuffers implements Disposable {
   /** ... and attention over it, [R, Hq, d] and [R, Hq]; `whole` of all stretches so far. */
   readonly partial: { output: DeviceArray<'f32'>; lse: DeviceArray<'f32'>; whole: DeviceArray<'f32'> } | undefined;
   readonly #backend: CudaBackend;
+  readonly #heads: number;
+  #lse: DeviceArray<'f32'> | undefined;
   readonly #owned: Disposable[] = [];
   #workspace: DeviceArray<'u8'> | undefined;
 
@@ -44,6 +46,7 @@ export class StepBuffers implements Disposable {
     const { device } = backend;
     const { queryHeads, kvHeads, headDim, maxRows } = shape;
     this.#backend = backend;
+    this.#heads = maxRows * (queryHeads + 3);
     const own = <T extends Disposable>(thing: T): T => {
       this.#owned.push(thing);
       return thing;
@@ -92,7 +95,14 @@ export class StepBuffers implements Disposable {
     return this.#workspace;
   }
 
+  /** [R, Hq] of each part of a step, aligned, for whoever looks into attention. */
+  lse(): DeviceArray<'f32'> {
+    return (this.#lse ??= this.#backend.device.array('f32', this.#heads));
+  }
+
   [Symbol.dispose](): void {
+    this.#lse?.[Symbol.dispose]();
+    this.#lse = undefined;
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
     this.#workspace?.[Symbol.dispose]();
     this.#workspace = undefined;

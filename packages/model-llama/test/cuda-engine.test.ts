@@ -1,0 +1,192 @@
+// Policies, batches, long contexts and failures on the emulated device.
+import { describe, expect, it } from 'vitest';
+import type { AttentionOptions } from '../src/api.js';
+import { CacheTooSmallError } from '../src/errors.js';
+import type { ModelHost } from '../src/model-host.js';
+import { runAll, submit } from './collect.js';
+import { relativeError } from './relative-error.js';
+import { decodeLogits, deviceHost, host, prompt } from './sampled-model.js';
+
+/** Every key is a candidate, and its probability 1 but for angles near 180 degrees. */
+const EVERYTHING = { policy: 'magicpig', K: 1, L: 512, minContext: 0 } as const;
+const SAMPLED = { policy: 'magicpig', K: 6, L: 40, minContext: 0, window: 16 } as const;
+/** Keys live in host memory, also for requests that are dense. */
+const BESIDE_HOST: AttentionOptions = { policy: 'magicpig' };
+const DENSE: AttentionOptions = { policy: 'dense' };
+
+const logProbabilities = (outcomes: ReturnType<typeof runAll>) =>
+  outcomes.map(({ events, error }) => {
+    if (error) throw error;
+    return events.flatMap((event) => (event.type === 'token' ? [event.logprob] : []));
+  });
+
+/** Device memory that a model takes with room for so many tokens of keys and values. */
+async function vramFor(tokens: number, attention: AttentionOptions): Promise<number> {
+  let refused: CacheTooSmallError | undefined;
+  await deviceHost({ attention, vramBytes: 2 ** 20 }).catch((error) => {
+    refused = error;
+  });
+  expect(refused).toBeInstanceOf(CacheTooSmallError);
+  const page = 64 * 2 * 2 * 2 * 32; // of one layer: 64 tokens, keys and values, 2 KV heads of 32
+  return refused!.bytes + (tokens / 64) * 4 * page;
+}
+
+describe('magicpig on a device', () => {
+  it('is dense where every key is a candidate', async () => {
+    const dense = await decodeLogits(DENSE, 150, 20, () => deviceHost({ attention: BESIDE_HOST }));
+    const everything = await decodeLogits(EVERYTHING, 150, 20, () => deviceHost({ attention: BESIDE_HOST }));
+    for (const [i, row] of everything.entries()) expect(relativeError(row, dense[i]!)).toBeLessThan(2e-2);
+  });
+
+  it('is dense of the CPU too', async () => {
+    const cpu = await decodeLogits(DENSE, 150, 5, () => host());
+    for (const attention of [DENSE, BESIDE_HOST]) {
+      const device = await decodeLogits(DENSE, 150, 5, () => deviceHost({ attention }));
+      for (const [i, row] of device.entries()) expect(relativeError(row, cpu[i]!)).toBeLessThan(2e-2);
+    }
+  });
+
+  it('samples as the CPU does', async () => {
+    const cpu = await decodeLogits(SAMPLED, 200, 8, () => host());
+    const exact = await decodeLogits(DENSE, 200, 8, () => host());
+    const device = await decodeLogits(SAMPLED, 200, 8, () => deviceHost({ attention: BESIDE_HOST }));
+    // Rounding moves a key over a hyperplane now and then; what is drawn is the same but for that.
+    const errors = device.map((row, i) => relativeError(row, cpu[i]!));
+    const noise = cpu.map((row, i) => relativeError(row, exact[i]!));
+    const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+    expect(mean(errors)).toBeLessThan(mean(noise) / 2);
+  });
+
+  it('reports what the CPU reports', async () => {
+    const one = { prompt: prompt(150), maxTokens: 6, ignoreEos: true, attention: SAMPLED };
+    using cpu = await host();
+    using device = await deviceHost();
+    const [expected, got] = [cpu, device].map(({ engine }) => runAll(engine, [one])[0]!.end!.attention);
+    expect(got).toMatchObject({ policy: 'magicpig', sampledSteps: 5, exactTokens: expected!.exactTokens });
+    expect(got!.keysReadShare).toBeCloseTo(expected!.keysReadShare, 1);
+    // Everything exact: every key is read.
+    const dense = runAll(device.engine, [{ ...one, attention: DENSE }])[0]!.end!.attention;
+    expect(dense.keysReadShare).toBe(1);
+  });
+
+  it('gives each sequence the same alone, in two groups, and beside others that are dense or read prompts', async () => {
+    const attentions = [SAMPLED, DENSE, SAMPLED, SAMPLED];
+    const requests = attentions.map((attention, i) => ({
+      prompt: prompt(90 + 20 * i, `together-${i}`),
+      maxTokens: 4,
+      ignoreEos: true,
+      attention,
+    }));
+    using together = await deviceHost({ prefixCache: 'off' });
+    const batched = logProbabilities(runAll(together.engine, requests));
+    using alone = await deviceHost({ prefixCache: 'off' });
+    const single = requests.flatMap((request) => logProbabilities(runAll(alone.engine, [request])));
+    for (const [i, row] of batched.entries()) {
+      expect(row.length).toBe(4);
+      // The first tokens: afterwards greedy choices may part ways.
+      expect(Math.abs(row[0]! - single[i]![0]!)).toBeLessThan(0.05);
+    }
+  });
+
+  it('goes on from what was computed before, and leaves it as it was', async () => {
+    const long = prompt(300);
+    const request = (tokens: Int32Array) => ({ prompt: tokens, maxTokens: 3, ignoreEos: true, attention: SAMPLED });
+    using parts = await deviceHost();
+    const [first] = runAll(parts.engine, [request(long)]);
+    const [again] = runAll(parts.engine, [request(long)]);
+    expect(again!.end!.usage.cachedTokens).toBeGreaterThan(200);
+    expect(Math.abs(logProbabilities([first!])[0]![0]! - logProbabilities([again!])[0]![0]!)).toBeLessThan(0.05);
+  });
+});
+
+describe('keys and values in the device’s memory', () => {
+  const request = (tokens: number, name?: string) => ({
+    prompt: prompt(tokens, name),
+    maxTokens: 4,
+    ignoreEos: true,
+    attention: DENSE,
+  });
+
+  it('are shared by prompts that begin alike, and copied where they part', async () => {
+    using parts = await deviceHost({ attention: DENSE });
+    using bare = await deviceHost({ attention: DENSE, prefixCache: 'off' });
+    const runs = (host: ModelHost) =>
+      [
+        request(200),
+        request(200),
+        { ...request(200), prompt: Int32Array.from([...prompt(170), ...prompt(30, 'other')]) },
+      ].flatMap((one) => runAll(host.engine, [one]));
+    const [kept, fresh] = [runs(parts), runs(bare)];
+    expect(kept.map(({ end }) => end!.usage.cachedTokens > 0)).toEqual([false, true, true]);
+    for (const [i, row] of logProbabilities(kept).entries()) {
+      expect(Math.abs(row[0]! - logProbabilities(fresh)[i]![0]!)).toBeLessThan(0.05);
+    }
+  });
+
+  it('refuse what samples keys in host memory', async () => {
+    using parts = await deviceHost({ attention: DENSE });
+    const { outcome } = submit(parts.engine, { ...request(100), attention: SAMPLED });
+    while (parts.engine.step());
+    expect(String(outcome.error)).toMatch(/sampled in host memory/);
+    const [after] = runAll(parts.engine, [request(100)]);
+    expect(after!.tokens.length).toBe(4);
+  });
+
+  it('wait for room, and refuse up front what can never have it', async () => {
+    const vramBytes = await vramFor(320, DENSE);
+    using parts = await deviceHost({ attention: DENSE, vramBytes, prefixCache: 'off' });
+    expect(() => submit(parts.engine, request(400))).toThrow(CacheTooSmallError);
+    const outcomes = runAll(parts.engine, [request(150, 'a'), request(150, 'b'), request(150, 'c')]);
+    for (const { tokens } of outcomes) expect(tokens.length).toBe(4);
+    expect(parts.cache.bytes).toBe(0);
+  });
+});
+
+describe('contexts longer than the device’s memory', () => {
+  it('pass through it a stretch at a time', async () => {
+    const vramBytes = await vramFor(0, BESIDE_HOST);
+    const expected = await decodeLogits(DENSE, 600, 1, () => deviceHost({ attention: BESIDE_HOST }));
+    const small = await decodeLogits(DENSE, 600, 1, () => deviceHost({ attention: BESIDE_HOST, vramBytes }));
+    for (const [i, row] of small.entries()) expect(relativeError(row, expected[i]!)).toBeLessThan(2e-2);
+  });
+
+  it('give up memory for one another, and get it back to read more of a prompt', async () => {
+    const vramBytes = await vramFor(256, BESIDE_HOST);
+    using parts = await deviceHost({ attention: BESIDE_HOST, vramBytes });
+    const begin = prompt(200);
+    const logits = (name: string, tokens: Int32Array, from: number) => {
+      const { outcome } = submit(parts.engine, { prompt: tokens, maxTokens: 1, attention: DENSE, trace: { from } });
+      while (parts.engine.step());
+      if (outcome.error) throw outcome.error;
+      return { name, row: outcome.trace!.logits };
+    };
+    const question = Int32Array.from([...begin, ...prompt(20, 'question')]);
+    logits('first', begin, 0);
+    logits('others', prompt(220, 'others'), 0);
+    const { row } = logits('question', question, 219);
+    using roomy = await deviceHost({ attention: BESIDE_HOST, prefixCache: 'off' });
+    const { outcome } = submit(roomy.engine, {
+      prompt: question,
+      maxTokens: 1,
+      attention: DENSE,
+      trace: { from: 219 },
+    });
+    while (roomy.engine.step());
+    expect(relativeError(row, outcome.trace!.logits)).toBeLessThan(2e-2);
+  });
+});
+
+describe('what does not fit or is not there', () => {
+  it('is refused with the sizes, before anything is loaded', async () => {
+    await expect(deviceHost({ vramBytes: 2 ** 20 })).rejects.toThrow(
+      /needs \d+ bytes of device memory \(weights \d+, activations \d+, keys and values of one step \d+\) and there are 1048576/,
+    );
+    await expect(deviceHost({ vramBytes: 2 ** 50 })).rejects.toThrow(
+      /vramBytes is \d+, but \d+ of the \d+ bytes of CPU emulation/,
+    );
+    await expect(deviceHost({ weights: 'f32' })).rejects.toThrow(/weights must be bf16, q8 or q4/);
+    await expect(deviceHost({ profile: true })).rejects.toThrow(/profile/);
+    await expect(deviceHost({ attention: DENSE, snapshotDir: '/nowhere' })).rejects.toThrow(/snapshotDir|snapshots/);
+    await expect(host({ vramBytes: 2 ** 30 })).rejects.toThrow(/vramBytes is for backend 'cuda'/);
+  });
+});
