@@ -61,21 +61,21 @@ export function generateOptions(
 }
 
 /**
- * A request's `magicpig` object over the server's default. Settings without a policy mean `magicpig`, and start from the
- * server's settings when its default is `magicpig` too.
+ * A request's `magicpig` object over the server's default. Settings without a policy mean the server's, or `magicpig` when
+ * that has no settings, and start from the server's settings when they are of the same policy.
  */
 export function mergeAttention(
   request: AttentionRequest | undefined,
   fallback: AttentionOptions | undefined,
 ): AttentionOptions | undefined {
   if (request === undefined || Object.keys(request).length === 0) return fallback;
-  const { policy = 'magicpig', ...settings } = request;
-  if (policy === 'magicpig') {
-    return { ...(fallback?.policy === 'magicpig' ? fallback : {}), ...settings, policy };
+  const { policy = fallback?.policy === 'sketch' ? 'sketch' : 'magicpig', ...settings } = request;
+  if (policy !== 'dense') {
+    return { ...(fallback?.policy === policy ? fallback : {}), ...settings, policy } as AttentionOptions;
   }
   const [extra] = Object.keys(settings);
   if (extra !== undefined) {
-    throw new ApiError(400, `'magicpig.${extra}' is a setting of the policy "magicpig"; the policy "dense" has none.`, {
+    throw new ApiError(400, `'magicpig.${extra}' is a setting of other policies; the policy "dense" has none.`, {
       code: 'invalid_value',
       param: `magicpig.${extra}`,
     });

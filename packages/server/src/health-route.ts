@@ -22,7 +22,8 @@ export function addHealthRoute(app: FastifyInstance, model: LlamaModel, options:
   };
   app.get('/health', async (_request, reply) => {
     try {
-      const { running, waiting, cacheBytesUsed, prefixBytes, stepMs } = model.status();
+      const { running, waiting, cacheBytesUsed, prefixBytes, stepMs, failure } = model.status();
+      if (failure !== undefined) return reply.status(503).send({ status: 'error', reason: failure, ...about });
       if (stepMs > options.timeoutMs) throw new Error(`it is at one step for ${Math.round(stepMs / 1000)} s`);
       return {
         status: 'ok',

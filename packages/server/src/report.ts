@@ -10,10 +10,12 @@ export interface Report {
   sampledSteps: number;
   /** Tokens attended exactly in the layers that sample, mean over the sampled steps. */
   exactTokens: number;
-  /** Share of the keys open to sampling that the tables drew, mean over sampled steps, layers and query heads. */
+  /** Share of the keys open to sampling that were drawn, mean over sampled steps, layers and query heads. */
   sampledShare: number;
   /** Share of all keys read in decode, dense layers and exact tokens included. */
   keysReadShare: number;
+  /** With `sketch`: estimated relative standard error of the softmax's denominator over the sampled keys, mean as above. */
+  samplingError?: number;
   /** Milliseconds waited for a place, spent on the prompt, spent on the answer. */
   queueMs: number;
   prefillMs: number;
@@ -54,10 +56,12 @@ export function describeReport(report: Report, usage: Usage): string {
     `at ${speed(report.prefillTokensPerSecond)}, ` +
     `${usage.completion_tokens} answered at ${speed(report.decodeTokensPerSecond)}`;
   if (report.policy === 'dense') return `${speeds}, dense`;
-  if (report.sampledSteps === 0) return `${speeds}, magicpig (context too short to sample)`;
+  const { policy, sampledSteps, keysReadShare, sampledShare, exactTokens, samplingError } = report;
+  if (sampledSteps === 0) return `${speeds}, ${policy} (context too short to sample)`;
+  const error = samplingError === undefined ? '' : `, estimated error ${percent(samplingError)}`;
   return (
-    `${speeds}, magicpig read ${percent(report.keysReadShare)} of the keys ` +
-    `(${percent(report.sampledShare)} of the sampled part, ${Math.round(report.exactTokens)} tokens exactly)`
+    `${speeds}, ${policy} read ${percent(keysReadShare)} of the keys ` +
+    `(${percent(sampledShare)} of the sampled part, ${Math.round(exactTokens)} tokens exactly${error})`
   );
 }
 

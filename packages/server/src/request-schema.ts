@@ -26,10 +26,26 @@ const tokenId = Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 });
 export const attentionSchema = Type.Object(
   {
     policy: Type.Optional(
-      Type.Union([Type.Literal('dense'), Type.Literal('magicpig')], { description: '"dense" or "magicpig"' }),
+      Type.Union([Type.Literal('dense'), Type.Literal('magicpig'), Type.Literal('sketch')], {
+        description: '"dense", "magicpig" or "sketch"',
+      }),
     ),
     K: Type.Optional(Type.Integer()),
     L: Type.Optional(Type.Integer()),
+    bits: Type.Optional(Type.Integer()),
+    budget: Type.Optional(
+      Type.Object(
+        {
+          share: Type.Optional(Type.Number()),
+          count: Type.Optional(Type.Integer()),
+          error: Type.Optional(Type.Number()),
+          min: Type.Optional(Type.Number()),
+          max: Type.Optional(Type.Number()),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    floor: Type.Optional(Type.Number()),
     sink: Type.Optional(Type.Integer()),
     window: Type.Optional(Type.Integer()),
     denseLayers: Type.Optional(Type.Array(Type.Integer())),

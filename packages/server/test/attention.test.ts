@@ -34,14 +34,19 @@ test.each([
   ['an empty object', {}, { policy: 'magicpig', K: 9 }, { policy: 'magicpig', K: 9 }],
   ['settings imply magicpig', { K: 9 }, { policy: 'dense' }, { policy: 'magicpig', K: 9 }],
   ['settings over defaults', { sink: 8 }, { policy: 'magicpig', K: 9 }, { policy: 'magicpig', K: 9, sink: 8 }],
+  ['settings over sketch', { bits: 3 }, { policy: 'sketch', seed: 9 }, { policy: 'sketch', seed: 9, bits: 3 }],
+  ['sketch over magicpig', { policy: 'sketch' }, { policy: 'magicpig', K: 9 }, { policy: 'sketch' }],
   ['dense over magicpig', { policy: 'dense' }, { policy: 'magicpig', K: 9 }, { policy: 'dense' }],
 ] as const)('policy of a request: %s', (_, request, fallback, expected) => {
   expect(mergeAttention(request && { ...request }, fallback)).toEqual(expected);
 });
 
 test.each([
-  [{ policy: 'quest' }, 'magicpig.policy', /"dense" or "magicpig"/],
-  [{ policy: 'dense', K: 8 }, 'magicpig.K', /policy "magicpig"/],
+  [{ policy: 'quest' }, 'magicpig.policy', /"dense", "magicpig" or "sketch"/],
+  [{ policy: 'dense', K: 8 }, 'magicpig.K', /policy "dense" has none/],
+  [{ policy: 'sketch', budget: 0.05 }, 'magicpig.budget', /object/],
+  [{ policy: 'sketch', budget: { part: 1 } }, 'magicpig.budget.part', /Unknown parameter/],
+  [{ policy: 'sketch', bits: '2' }, 'magicpig.bits', /integer/],
   [{ K: 'many' }, 'magicpig.K', /integer/],
   [{ K: 99 }, 'magicpig.K', /1\.\.16/],
   [{ denseLayers: [0.5] }, 'magicpig.denseLayers[0]', /integer/],

@@ -165,9 +165,29 @@ describe('serve', () => {
   });
 
   test.each([
+    ['5%', { share: 0.05 }],
+    ['400', { count: 400 }],
+    ['error=5%', { error: 0.05 }],
+    ['error=0.05,max=25%,min=0.01', { error: 0.05, min: 0.01, max: 0.25 }],
+  ])('sketch with the budget %s', async (text, budget) => {
+    const flags = ['--policy', 'sketch', '--bits', '3', '--floor', '0.1', '--budget', text, '--window', '32'];
+    const run = runCommand(['serve', '--port', '0', ...flags, '--attention-seed', '4']);
+    await until(() => run.stdout().includes('policy'), 'the banner');
+    expect(run.stdout()).toContain(`budget=${JSON.stringify(budget)}`);
+    const attention = { policy: 'sketch', bits: 3, floor: 0.1, budget, window: 32, seed: 4 };
+    expect(run.loaded[0]!.options.attention).toEqual(attention);
+  });
+
+  test.each([
     [['--port', '70000'], /whole number from 0 to 65535/],
-    [['--policy', 'quest'], /Allowed choices are magicpig, dense/],
+    [['--policy', 'quest'], /Allowed choices are magicpig, sketch, dense/],
     [['--policy', 'dense', '--k', '8'], /"dense" has no settings: leave K out/],
+    [['--policy', 'sketch', '--k', '8'], /"sketch" has no setting K/],
+    [['--bits', '2'], /"magicpig" has no setting bits/],
+    [['--policy', 'sketch', '--bits', '5'], /whole number from 1 to 4/],
+    [['--policy', 'sketch', '--budget', 'all'], /whole number of at least 1/],
+    [['--policy', 'sketch', '--budget', '101%'], /number from 0 to 100/],
+    [['--policy', 'sketch', '--budget', 'error=0.05,least=1%'], /like 5%, 400 or error=0\.05/],
     [['--cache-gb', 'lots'], /'lots' is not a size: write 4 \(GiB\), 512MB/],
     [['--threads', '1.5'], /whole number from 1 to 1024/],
     [['--polcy', 'dense'], /unknown option '--polcy'[\s\S]*Did you mean --policy/],

@@ -57,6 +57,9 @@ test('a report in words', () => {
   expect(describeReport({ ...report, sampledSteps: 0 }, usage)).toBe(
     `${speeds}, magicpig (context too short to sample)`,
   );
+  expect(describeReport({ ...report, policy: 'sketch', samplingError: 0.0418 }, usage)).toBe(
+    `${speeds}, sketch read 11.4% of the keys (2.1% of the sampled part, 100 tokens exactly, estimated error 4.2%)`,
+  );
   expect(describeReport({ ...report, policy: 'dense' }, usage)).toBe(`${speeds}, dense`);
   expect(describeReport(report, { ...usage, prompt_tokens_details: { cached_tokens: 5952 } })).toMatch(
     /^6012 prompt tokens \(5952 cached\) at 859 tok\/s, /,

@@ -38,6 +38,10 @@ export function banner(
 
 function describeAttention(attention: AttentionOptions): string {
   const { policy, ...settings } = attention;
-  const listed = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+  const listed = Object.entries(settings).map(([name, value]) => `${name}=${shown(value)}`);
   return listed.length === 0 ? policy : `${policy} (${listed.join(', ')})`;
+}
+
+function shown(value: unknown): string {
+  return typeof value === 'object' && !Array.isArray(value) ? JSON.stringify(value) : String(value);
 }

@@ -23,11 +23,17 @@ export interface ModelFlags {
   profile?: boolean;
 }
 
+type AttentionPolicyName = 'dense' | 'magicpig' | 'sketch';
+type SketchBudget = NonNullable<Extract<AttentionOptions, { policy: 'sketch' }>['budget']>;
+
 /** Flags of {@link addAttentionOptions}. */
 export interface AttentionFlags {
-  policy: 'dense' | 'magicpig';
+  policy: AttentionPolicyName;
   k?: number;
   l?: number;
+  bits?: number;
+  budget?: SketchBudget;
+  floor?: number;
   sink?: number;
   window?: number;
   denseLayers?: number[];
@@ -87,15 +93,24 @@ export function addModelOptions(command: Command): Command {
 export function addAttentionOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--policy <name>', 'attention of decoded tokens').choices(['magicpig', 'dense']).default('magicpig'),
+      new Option('--policy <name>', 'attention of decoded tokens')
+        .choices(['magicpig', 'sketch', 'dense'])
+        .default('magicpig'),
     )
     .option('--k <bits>', 'magicpig: bits of a hash code (default: 10)', integer(1, 16))
     .option('--l <tables>', 'magicpig: hash tables (default: 150)', integer(1, 4096))
-    .option('--sink <tokens>', 'magicpig: first tokens, always attended exactly (default: 4)', integer(0))
-    .option('--window <tokens>', 'magicpig: last tokens, always attended exactly (default: 64)', integer(0))
-    .option('--dense-layers <list>', 'magicpig: layers that stay exact (default: 0 and every 16th)', integers)
-    .option('--min-context <tokens>', 'magicpig: shorter contexts are attended exactly', integer(0))
-    .option('--attention-seed <n>', 'magicpig: seed of the hash projections', integer(0))
+    .option('--bits <n>', 'sketch: bits a dimension of the keys (default: 2)', integer(1, 4))
+    .option(
+      '--budget <keys>',
+      'sketch: keys to read, as a share (5%), a count (400), or an error to stay under (error=0.05,min=0.5%,max=25%) (default: 5%)',
+      budget,
+    )
+    .option('--floor <x>', 'sketch: added to weights, in units of their mean (default: 0.02)', number(0, 1))
+    .option('--sink <tokens>', 'first tokens, always attended exactly (default: 4)', integer(0))
+    .option('--window <tokens>', 'last tokens, always attended exactly (default: 64)', integer(0))
+    .option('--dense-layers <list>', 'layers that stay exact (default: 0 and every 16th)', integers)
+    .option('--min-context <tokens>', 'shorter contexts are attended exactly', integer(0))
+    .option('--attention-seed <n>', 'seed of the hash projections, or of sketches and draws', integer(0))
     .option(
       '--sampled-prompt-tokens <n>',
       "magicpig: sample for the prompt's last tokens too (default: 0)",
@@ -133,25 +148,30 @@ export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
   };
 }
 
+/** Flags that only one policy has, by the names of its settings. */
+const OWN_SETTINGS = {
+  dense: [],
+  magicpig: ['K', 'L', 'sampledPromptTokens'],
+  sketch: ['bits', 'budget', 'floor'],
+} as const satisfies Record<AttentionPolicyName, readonly string[]>;
+
 export function attentionOf(flags: AttentionFlags): AttentionOptions {
-  const { policy, k, l, attentionSeed, sink, window, denseLayers, minContext, sampledPromptTokens } = flags;
-  const settings = Object.entries({
-    K: k,
-    L: l,
-    sink,
-    window,
-    denseLayers,
-    minContext,
-    seed: attentionSeed,
-    sampledPromptTokens,
-  }).filter(([, value]) => value !== undefined);
-  if (policy === 'magicpig') return { policy, ...Object.fromEntries(settings) };
-  if (settings.length > 0) {
-    throw new CommandError(
-      `The policy "dense" has no settings: leave ${settings[0]![0]} out, or use --policy magicpig.`,
-    );
+  const { policy, k: K, l: L, attentionSeed: seed, ...others } = flags;
+  const { bits, budget, floor, sink, window, denseLayers, minContext, sampledPromptTokens } = others;
+  const own: Record<string, unknown> = { K, L, bits, budget, floor, sampledPromptTokens };
+  const given = Object.entries({ ...own, sink, window, denseLayers, minContext, seed }).filter(
+    ([, value]) => value !== undefined,
+  );
+  for (const [name] of given) {
+    if (policy === 'dense') {
+      throw new CommandError(`The policy "dense" has no settings: leave ${name} out, or use another --policy.`);
+    }
+    const allowed: readonly string[] = OWN_SETTINGS[policy];
+    if (name in own && !allowed.includes(name)) {
+      throw new CommandError(`The policy "${policy}" has no setting ${name}: leave it out, or use another --policy.`);
+    }
   }
-  return { policy };
+  return { policy, ...Object.fromEntries(given) };
 }
 
 export function samplingOf(flags: SamplingFlags): SamplingDefaults {
@@ -177,6 +197,23 @@ function number(minimum: number, maximum = Number.POSITIVE_INFINITY): (text: str
     if (text.trim() !== '' && Number.isFinite(value) && value >= minimum && value <= maximum) return value;
     const range = maximum === Number.POSITIVE_INFINITY ? `of at least ${minimum}` : `from ${minimum} to ${maximum}`;
     throw new InvalidArgumentError(`It must be a number ${range}.`);
+  };
+}
+
+/** `5%`, `400` or `error=0.05,min=0.5%,max=25%`. */
+function budget(text: string): SketchBudget {
+  const share = (value: string) =>
+    value.endsWith('%') ? number(0, 100)(value.slice(0, -1)) / 100 : number(0, 1)(value);
+  if (!text.includes('=')) return text.endsWith('%') ? { share: share(text) } : { count: integer(1)(text) };
+  const parts = new Map(text.split(',').map((part) => part.split('=', 2) as [string, string | undefined]));
+  const [error, min, max] = ['error', 'min', 'max'].map((name) => parts.get(name));
+  if (error === undefined || [...parts.keys()].some((name) => !['error', 'min', 'max'].includes(name))) {
+    throw new InvalidArgumentError('It must be like 5%, 400 or error=0.05,min=0.5%,max=25%.');
+  }
+  return {
+    error: share(error),
+    ...(min === undefined ? {} : { min: share(min) }),
+    ...(max === undefined ? {} : { max: share(max) }),
   };
 }
 
