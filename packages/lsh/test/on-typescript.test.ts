@@ -3,5 +3,7 @@
 process.env.MAGICPIG_ISA = 'typescript';
 
 await import('./codes.test.js');
+await import('./simhash-async.test.js');
+await import('./simhash-files.test.js');
 await import('./simhash-index.test.js');
 await import('./simhash-tables.test.js');

@@ -17,9 +17,10 @@ const dim = 16;
 const make = () => new SimHashIndex({ dim, bits: 6, tables: 30, center: 'auto', threads: 2 });
 const vectors = normals(1, 20_000 * dim);
 const queries = normals(2, 60 * dim);
-/** So many that no call is done with them before it can be stopped. */
-const many = new Float32Array(30 * vectors.length);
-for (let i = 0; i < 30; i++) many.set(vectors, i * vectors.length);
+/** So many that no call is done with them before it can be stopped; in TypeScript fewer take as long. */
+const copies = process.env.MAGICPIG_ISA === 'typescript' ? 1 : 30;
+const many = new Float32Array(copies * vectors.length);
+for (let i = 0; i < copies; i++) many.set(vectors, i * vectors.length);
 const manyQueries = vectors.subarray(0, 10_000 * dim);
 
 describe('addAsync', () => {
@@ -80,7 +81,7 @@ describe('addAsync', () => {
     await expect(index.addAsync(query)).rejects.toThrow(BusyError);
     await expect(index.queryBatchAsync(query)).rejects.toThrow(BusyError);
     await promise;
-    expect(index.length).toBe(600_000);
+    expect(index.length).toBe(many.length / dim);
   });
 
   it('is refused by views', async () => {
@@ -139,7 +140,7 @@ describe('disposal', () => {
     const querying = [other.queryBatchAsync(queries), other.queryBatchAsync(queries)];
     other[Symbol.dispose]();
     other[Symbol.dispose]();
-    for (const promise of querying) await expect(promise).rejects.toThrow(DisposedError);
+    await Promise.all(querying.map((promise) => expect(promise).rejects.toThrow(DisposedError)));
     await expect(other.queryBatchAsync(queries)).rejects.toThrow(DisposedError);
   });
 });
