@@ -11,7 +11,14 @@ import pathlib
 import numpy as np
 import torch
 from hash_values import integers, values
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 OUT = pathlib.Path(__file__).parent.parent / "test" / "fixtures" / "random-models.json"
 PROMPT_TOKENS = 24
@@ -28,6 +35,17 @@ MODELS = {
     "head-of-8": (4, 2, 8, False, {}),
     "attention-bias": (4, 2, 64, False, {"attention_bias": True}),
     "qwen2": (4, 2, 64, True, {"architecture": "qwen2"}),
+    "qwen2.5": (4, 1, 128, False, {"architecture": "qwen2", "theta": 1e6, "eps": 1e-6}),
+    "mistral": (4, 1, 32, False, {"architecture": "mistral", "theta": 1e6, "window": None}),
+    "mistral-window": (4, 1, 32, False, {"architecture": "mistral", "window": 64}),
+    "llama-2-70b": (8, 1, 128, False, {"eps": 1e-6}),
+    "codellama": (2, 2, 128, False, {"theta": 1e6}),
+    "yi": (4, 1, 128, False, {"theta": 5e6}),
+    "llama-3.2": (
+        4, 1, 64, True,
+        {"rope": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 8192}, "theta": 500000.0, "positions": 131072},
+    ),
     "rope-linear": (2, 1, 64, False, {"rope": {"rope_type": "linear", "factor": 4.0}}),
     "rope-dynamic": (2, 1, 64, False, {"rope": {"rope_type": "dynamic", "factor": 2.0}, "positions": 16}),
     "rope-dynamic-unscaled": (2, 1, 64, False, {"rope": {"rope_type": "dynamic", "factor": 2.0}}),
@@ -65,13 +83,15 @@ def make(name: str) -> dict:
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "max_position_embeddings": extra.get("positions", 2048),
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": extra.get("eps", 1e-5),
         "tie_word_embeddings": tied,
         "rope_parameters": {"rope_type": "default", "rope_theta": extra.get("theta", 10000.0), **extra.get("rope", {})},
         "attn_implementation": "eager",
     }
     if extra.get("architecture") == "qwen2":
         config, build = Qwen2Config(**shape), Qwen2ForCausalLM
+    elif extra.get("architecture") == "mistral":
+        config, build = MistralConfig(**shape, sliding_window=extra["window"]), MistralForCausalLM
     else:
         config, build = LlamaConfig(**shape, attention_bias=extra.get("attention_bias", False)), LlamaForCausalLM
     with torch.no_grad():
@@ -106,7 +126,7 @@ def make(name: str) -> dict:
             "kvHeads": kv_heads,
             "headDim": head_dim,
             "maxPositions": shape["max_position_embeddings"],
-            "rmsNormEps": 1e-5,
+            "rmsNormEps": extra.get("eps", 1e-5),
             "ropeTheta": shape["rope_parameters"]["rope_theta"],
             "tiedEmbeddings": tied,
         },

@@ -44,8 +44,6 @@ export function parseConfigJson(value: unknown, file: string): LlamaConfig {
   if (activation !== 'silu' && activation !== 'swish') refuse(`hidden_act is ${activation}; only silu is supported`);
 
   const maxPositions = json.count('max_position_embeddings') ?? 2048;
-  refuseSlidingWindow(json, architecture, maxPositions, refuse);
-
   const hiddenSize = json.required('hidden_size', json.count('hidden_size'));
   const queryHeads = json.required('num_attention_heads', json.count('num_attention_heads'));
   const kvHeads = json.count('num_key_value_heads') ?? queryHeads;
@@ -72,7 +70,7 @@ export function parseConfigJson(value: unknown, file: string): LlamaConfig {
     queryHeads,
     kvHeads,
     headDim,
-    maxPositions,
+    maxPositions: fullContext(json, architecture, maxPositions, refuse),
     rmsNormEps,
     ropeTheta,
     ropeScaling: rope === undefined ? { type: 'default' } : parseRopeScaling(rope, maxPositions, refuse),
@@ -80,22 +78,22 @@ export function parseConfigJson(value: unknown, file: string): LlamaConfig {
   };
 }
 
-function refuseSlidingWindow(
+/**
+ * The longest context in which a model that attends in a sliding window attends to everything, as is done here: the window.
+ */
+function fullContext(
   json: JsonObject,
   architecture: string,
   maxPositions: number,
   refuse: (message: string) => never,
-): void {
+): number {
   // Qwen2 has sliding_window beside a switch that is off by default; Mistral has only the number.
   const used = architecture === 'qwen2' ? (json.boolean('use_sliding_window') ?? false) : true;
-  const window = json.number('sliding_window');
-  const layers = json.strings('layer_types') ?? [];
-  if ((used && window !== undefined && window < maxPositions) || layers.some((type) => type !== 'full_attention')) {
-    refuse(
-      `the model attends in a sliding window${window === undefined ? '' : ` of ${window} tokens`}, which is not supported. ` +
-        'If contexts stay shorter than that, set sliding_window to null and max_position_embeddings to its value',
-    );
-  }
+  const window = json.count('sliding_window');
+  const slides = (json.strings('layer_types') ?? []).some((type) => type !== 'full_attention');
+  if (slides && window === undefined)
+    refuse('layers attend in a sliding window, and sliding_window does not say how long');
+  return (used || slides) && window !== undefined ? Math.min(window, maxPositions) : maxPositions;
 }
 
 function parseRopeScaling(rope: JsonObject, maxPositions: number, refuse: (message: string) => never): RopeScaling {

@@ -44,9 +44,6 @@ export function ggufConfig(metadata: GgufMetadata, tensors: ReadonlyMap<string, 
   }
   const maxPositions = metadata.size(key('context_length'));
   const window = metadata.number(key('attention.sliding_window')) ?? 0;
-  if (window > 0 && window < maxPositions) {
-    refuse(`the model attends in a sliding window of ${window} tokens, which is not supported`);
-  }
 
   return {
     architecture,
@@ -57,7 +54,8 @@ export function ggufConfig(metadata: GgufMetadata, tensors: ReadonlyMap<string, 
     queryHeads,
     kvHeads,
     headDim,
-    maxPositions,
+    // A context within the sliding window is attended to as a whole, as is done here.
+    maxPositions: window > 0 ? Math.min(window, maxPositions) : maxPositions,
     rmsNormEps: metadata.required(
       key('attention.layer_norm_rms_epsilon'),
       metadata.number(key('attention.layer_norm_rms_epsilon')),

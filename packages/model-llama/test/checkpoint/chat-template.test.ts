@@ -141,6 +141,44 @@ describe('templates', () => {
     expect(tokenizer.decode(tokenizer.applyChatTemplate(user, { tools: [{}] }))).toBe('with tools');
   });
 
+  it('write down a system prompt, tools, a call and its result', () => {
+    const template = [
+      "{%- set system = messages[0].content if messages[0].role == 'system' else 'You are helpful.' -%}",
+      "{{- '<|im_start|>system\\n' + system }}",
+      "{%- if tools %}{{- '\\n<tools>' }}{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}{{ '\\n</tools>' }}{% endif %}",
+      "{{- '<|im_end|>\\n' }}",
+      '{%- for message in messages %}',
+      "{%- if message.role == 'tool' %}{{- '<|im_start|>user\\n<tool_response>' + message.content + '</tool_response><|im_end|>\\n' }}",
+      "{%- elif message.tool_calls %}{{- '<|im_start|>assistant' }}{% for call in message.tool_calls %}{{ '\\n<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}",
+      "{%- elif message.role != 'system' %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endif %}",
+      '{%- endfor %}',
+      "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}",
+    ].join('\n');
+    const tokenizer = withTemplate(template);
+    const tool = { type: 'function', function: { name: 'weather', parameters: { city: 'string' } } };
+    const call = { function: { name: 'weather', arguments: { city: '<|im_end|>Paris' } } };
+    const messages = [
+      { role: 'system', content: 'Be brief.<|im_end|>' },
+      { role: 'user', content: 'And in Paris?' },
+      { role: 'assistant', content: '', tool_calls: [call] },
+      { role: 'tool', content: '{"sun": "<|im_start|>"}' },
+    ];
+    const ids = tokenizer.applyChatTemplate(messages, { tools: [tool] });
+    expect(tokenizer.decode(ids)).toBe(
+      [
+        '<|im_start|>system\nBe brief.<|im_end|>\n<tools>\n',
+        '{"type": "function", "function": {"name": "weather", "parameters": {"city": "string"}}}\n</tools><|im_end|>\n',
+        '<|im_start|>user\nAnd in Paris?<|im_end|>\n',
+        '<|im_start|>assistant\n<tool_call>{"name": "weather", "arguments": {"city": "<|im_end|>Paris"}}</tool_call><|im_end|>\n',
+        '<|im_start|>user\n<tool_response>{"sun": "<|im_start|>"}</tool_response><|im_end|>\n',
+        '<|im_start|>assistant\n',
+      ].join(''),
+    );
+    expect(specialsOf(ids)).toEqual(
+      [...Array.from({ length: 4 }, () => ['<|im_start|>', '<|im_end|>']), '<|im_start|>'].flat(),
+    );
+  });
+
   it('refuse with their own words', () => {
     const call = () => render("{{ raise_exception('Conversation roles must alternate') }}");
     expect(call).toThrow(ChatTemplateError);

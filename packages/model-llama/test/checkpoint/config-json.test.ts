@@ -67,6 +67,16 @@ describe('config.json', () => {
     expect(parse({ architectures: [name], model_type: architecture, ...changes }).architecture).toBe(architecture);
   });
 
+  it.each([
+    ['MistralForCausalLM', { sliding_window: 4096 }, 4096],
+    ['MistralForCausalLM', { sliding_window: 4096, max_position_embeddings: 2048 }, 2048],
+    ['Qwen2ForCausalLM', { use_sliding_window: true, sliding_window: 8192 }, 8192],
+    ['LlamaForCausalLM', { layer_types: ['sliding_attention', 'full_attention'], sliding_window: 512 }, 512],
+    ['Qwen2ForCausalLM', { use_sliding_window: false, sliding_window: 8192 }, 131072],
+  ])('keeps contexts within a sliding window, where it makes no difference: %s %j', (name, changes, tokens) => {
+    expect(parse({ architectures: [name], ...changes }).maxPositions).toBe(tokens);
+  });
+
   it('takes model_type where no architecture is named', () => {
     expect(parse({ architectures: undefined }).architecture).toBe('llama');
   });
@@ -147,13 +157,8 @@ describe('config.json', () => {
     ['another architecture', { architectures: ['GemmaForCausalLM'] }, 'GemmaForCausalLM; LlamaForCausalLM'],
     ['no architecture', { architectures: undefined, model_type: undefined }, 'the architecture is none'],
     ['quantised weights', { quantization_config: { quant_method: 'gptq' } }, 'quantised (gptq)'],
-    ['a sliding window', { architectures: ['MistralForCausalLM'], sliding_window: 4096 }, 'sliding window of 4096'],
-    [
-      'a sliding window in Qwen2',
-      { architectures: ['Qwen2ForCausalLM'], use_sliding_window: true, sliding_window: 4096 },
-      'sliding',
-    ],
-    ['sliding layers', { layer_types: ['full_attention', 'sliding_attention'] }, 'sliding window'],
+    ['a window of no length', { architectures: ['MistralForCausalLM'], sliding_window: -1 }, 'sliding_window is -1'],
+    ['sliding layers of unknown length', { layer_types: ['full_attention', 'sliding_attention'] }, 'sliding window'],
     ['partial rotary', { partial_rotary_factor: 0.5 }, 'partial_rotary_factor is 0.5'],
     ['unknown scaling', { rope_scaling: { rope_type: 'longrope', factor: 2 } }, 'longrope'],
     ['scaling without a factor', { rope_scaling: { rope_type: 'linear' } }, 'factor is missing'],

@@ -186,6 +186,11 @@ describe('a GGUF file', () => {
     expect(checkpoint.tensorNames.has('lm_head.weight')).toBe(true);
   });
 
+  it('keeps contexts within its sliding window, where it makes no difference', async () => {
+    using checkpoint = await openTiny({ 'llama.attention.sliding_window': { type: 'u32', value: 64 } });
+    expect(checkpoint.config.maxPositions).toBe(64);
+  });
+
   it('may be split into several', async () => {
     const tensors = tinyTensors();
     const count = { 'split.count': { type: 'u32', value: 2 } } as const;
@@ -211,7 +216,6 @@ describe('a GGUF file that cannot be used', () => {
     ],
     ['experts', { 'llama.expert_count': { type: 'u32', value: 8 } }, 'mixture of 8 experts'],
     ['partial rotary', { 'llama.rope.dimension_count': { type: 'u32', value: 8 } }, 'llama.rope.dimension_count is 8'],
-    ['a sliding window', { 'llama.attention.sliding_window': { type: 'u32', value: 64 } }, 'sliding window of 64'],
     ['unknown scaling', { 'llama.rope.scaling.type': { type: 'string', value: 'longrope' } }, 'longrope'],
     ['no layer count', { 'llama.block_count': undefined }, 'llama.block_count is missing'],
     ['a layer count of another type', { 'llama.block_count': { type: 'string', value: '2' } }, 'is not a number'],
