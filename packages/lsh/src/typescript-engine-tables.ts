@@ -143,7 +143,8 @@ export class TypeScriptTables implements EngineTables {
 
   queryInto(head: number, query: Vectors, what: EngineQuery, out: EngineCandidates): number {
     const count = this.#find(head, toFloats(query), what);
-    const room = Math.min(...Object.values(out).map((array: ArrayLike<number>) => array.length));
+    const { ids, collisions = ids, dots = ids, probabilities = ids } = out;
+    const room = Math.min(ids.length, collisions.length, dots.length, probabilities.length);
     copyCandidates(this.#found, out, 0, Math.min(count, room));
     return count;
   }
@@ -249,8 +250,9 @@ export class TypeScriptTables implements EngineTables {
     const target = this.#heads[head];
     if (!target) return 0;
     const { index, inverseNorms, vectors } = target;
-    if (this.#found.ids.length < index.size)
+    if (this.#found.ids.length < index.size) {
       this.#found = allocate(() => candidateArrays(index.size + (index.size >> 3)));
+    }
     const { ids, collisions, dots, probabilities } = this.#found;
     const count = index.query(codes, what.minCollisions, ids, collisions);
     if (!what.dots && !what.logTable) return count;

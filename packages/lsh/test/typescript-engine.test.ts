@@ -153,6 +153,7 @@ describe('tables', () => {
       twins.same((tables) => tables.add(head, vectors));
       ask(head);
     }
+    twins.same((tables) => Buffer.from(tables.toBuffer()));
     // A vector whose values cannot be hashed, in the middle of others.
     const bad = normals(1, 100 * dim);
     bad[50 * dim] = Number.NaN;
@@ -163,6 +164,7 @@ describe('tables', () => {
     ask(1);
     for (const length of [140_000, 131_070, 131_069, 66_000, 9000, 1400, 700, 0]) {
       twins.same((tables) => tables.truncate(0, length));
+      twins.same((tables) => Buffer.from(tables.toBuffer()));
       ask(0);
     }
     twins.same((tables) => tables.clear());
@@ -190,6 +192,8 @@ describe('tables', () => {
         twins.same((tables) => {
           const out = {
             ids: new Uint32Array(room),
+            note: 'ignored',
+            collisions: undefined,
             ...(what.collisions && { collisions: new Uint16Array(room + 3) }),
             ...(what.dots && { dots: new Float64Array(room + 2) }),
             ...(what.logTable && { probabilities: new Float32Array(room + 1) }),
