@@ -304,6 +304,8 @@ export interface LlamaEngine {
 export interface ModelStatus extends ModelStats {
   /** Milliseconds since the present step began; 0 between steps. */
   stepMs: number;
+  /** Why no request can succeed any more (the device was lost), when that is so; load the model again, in a new process. */
+  failure?: string;
 }
 
 /**

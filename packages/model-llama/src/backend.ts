@@ -79,6 +79,9 @@ export interface Backend extends Disposable {
   /** Operators run beside the host: sequences whose keys the host samples are computed in two groups that take turns. */
   readonly overlaps?: boolean;
 
+  /** Why nothing can be computed any more (a device was lost), when that is so. */
+  readonly failure?: string | undefined;
+
   /** A zeroed buffer of `length` float32. */
   tensor(length: number): Tensor;
   /** A one-dimensional tensor of a checkpoint (norm weights, biases) as float32. */

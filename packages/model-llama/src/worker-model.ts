@@ -29,6 +29,8 @@ export class WorkerModel implements LlamaModel {
   readonly #generations = new Map<number, EventQueue<GenerationEvent>>();
   readonly #calls = new Map<number, { resolve(result: unknown): void; reject(error: unknown): void }>();
   #nextId = 0;
+  /** Why the backend computes nothing any more. */
+  #failure: string | undefined;
   /** Why nothing works any more. */
   #ended: Error | undefined;
 
@@ -96,7 +98,7 @@ export class WorkerModel implements LlamaModel {
 
   status(): ModelStatus {
     if (this.#ended) throw this.#ended;
-    return this.#status.read();
+    return { ...this.#status.read(), ...(this.#failure !== undefined && { failure: this.#failure }) };
   }
 
   profile(): Promise<ModelProfile> {
@@ -143,6 +145,9 @@ export class WorkerModel implements LlamaModel {
       case 'answer':
         this.#calls.get(message.id)?.resolve(message.result);
         this.#calls.delete(message.id);
+        break;
+      case 'backend-failed':
+        this.#failure = message.reason;
         break;
       case 'call-failed':
         this.#calls.get(message.id)?.reject(fromWireError(message.error));

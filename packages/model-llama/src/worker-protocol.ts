@@ -46,6 +46,8 @@ export type FromWorker =
   | { type: 'progress'; progress: LoadProgress }
   | { type: 'ready'; info: ModelInfo }
   | { type: 'load-failed'; error: WireError }
+  /** The backend can compute nothing any more; what runs fails by itself. */
+  | { type: 'backend-failed'; reason: string }
   /** All news of a step. */
   | { type: 'news'; news: GenerationNews[] }
   | { type: 'answer'; id: number; result: Calls[keyof Calls]['result'] }

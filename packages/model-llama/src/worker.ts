@@ -21,6 +21,7 @@ const status = new SharedStatus((workerData as WorkerData).status);
 const loading = new AbortController();
 let host: ModelHost | undefined;
 let stepping = false;
+let failureTold = false;
 let snapshotTimer: NodeJS.Timeout | undefined;
 let news: GenerationNews[] = [];
 
@@ -146,6 +147,7 @@ async function run(): Promise<void> {
       more = profiler ? profiler.step(() => engine.step()) : engine.step();
       status.stepEnded();
       status.write(engine.stats);
+      tellFailure(host.backend.failure);
       if (news.length > 0) send({ type: 'news', news });
       news = [];
       await setImmediate();
@@ -160,6 +162,13 @@ async function run(): Promise<void> {
 /** One after the other, as long as nothing runs. */
 function saveSnapshots(): void {
   if (!stepping && host?.engine.saveSnapshot()) snapshotTimer = setTimeout(saveSnapshots, 0).unref();
+}
+
+/** Says once that the backend can compute nothing any more. */
+function tellFailure(reason: string | undefined): void {
+  if (reason === undefined || failureTold) return;
+  failureTold = true;
+  send({ type: 'backend-failed', reason });
 }
 
 function send(message: FromWorker, transfer: ArrayBuffer[] = []): void {

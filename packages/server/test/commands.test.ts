@@ -164,6 +164,12 @@ describe('serve', () => {
     });
   });
 
+  test('a GPU and a cap on its memory too', async () => {
+    const run = runCommand(['serve', '--port', '0', '--backend', 'cuda', '--vram', '24']);
+    await until(() => run.loaded.length === 1, 'the load');
+    expect(run.loaded[0]!.options).toMatchObject({ backend: 'cuda', vramBytes: 24 * 2 ** 30 });
+  });
+
   test.each([
     ['5%', { share: 0.05 }],
     ['400', { count: 400 }],

@@ -44,6 +44,8 @@ export class FakeModel implements LlamaModel {
   closed = false;
   /** Set to make {@link stats} fail, as it does when the engine has died. */
   dead: Error | undefined;
+  /** Why no request can succeed any more, as when a device is lost. */
+  failure: string | undefined;
   /** How long the present step takes already. */
   stepMs = 0;
   readonly #options: Required<Omit<FakeModelOptions, 'failAt'>> & Pick<FakeModelOptions, 'failAt'>;
@@ -185,6 +187,7 @@ export class FakeModel implements LlamaModel {
       prefixBytes: 512,
       cacheBytes: this.info.cacheBytes,
       stepMs: this.stepMs,
+      ...(this.failure !== undefined && { failure: this.failure }),
     };
   }
 

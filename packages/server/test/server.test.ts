@@ -46,6 +46,15 @@ test('health tells what runs, and 503 with the reason once the engine has died',
   });
 });
 
+test('a device that was lost makes health say so, and the server stays up', async () => {
+  const { url, model: fake } = await startServer();
+  fake.failure = 'waiting for an event failed on a GPU: an illegal memory access was encountered.';
+  const response = await fetch(`${url}/health`);
+  expect(response.status).toBe(503);
+  expect(await response.json()).toMatchObject({ status: 'error', reason: fake.failure, model });
+  expect((await fetch(`${url}/v1/models`)).status).toBe(200);
+});
+
 test('an engine that hangs is called dead after a while', async () => {
   const { url, model: fake } = await startServer({}, { healthTimeoutMs: 5000 });
   fake.stats = () => new Promise(() => {}); // as while a step runs, and nobody waits for it

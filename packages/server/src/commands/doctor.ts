@@ -21,7 +21,7 @@ export function doctorCommand(context: CommandContext, setExitCode: (code: numbe
       ...checkMachine(),
       ...(await checkAddons()),
       await checkRunner(),
-      await checkCuda(),
+      await guarded('cuda', checkCuda),
       await guarded('model cache', () => checkModelCache(flags.cacheDir)),
     ];
     const broken = checks.filter(({ status }) => status === 'error');

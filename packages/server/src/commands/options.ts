@@ -7,7 +7,8 @@ import { CommandError } from './command-error.js';
 /** Flags of {@link addModelOptions}. */
 export interface ModelFlags {
   model: string;
-  backend: 'cpu';
+  backend: 'cpu' | 'cuda';
+  vram?: number;
   threads?: number;
   weights?: WeightFormat;
   context?: number;
@@ -59,7 +60,12 @@ export function addModelOptions(command: Command): Command {
       'a folder in Hugging Face format, a .gguf file, a hub id, a short name, or random:<preset>',
       'smollm2',
     )
-    .addOption(new Option('--backend <name>', 'where the model computes').choices(['cpu']).default('cpu'))
+    .addOption(new Option('--backend <name>', 'where the model computes').choices(['cpu', 'cuda']).default('cpu'))
+    .option(
+      '--vram <size>',
+      'cuda: device memory to use at most, in GiB or as 512MB (default: most of what is free)',
+      size,
+    )
     .option('--threads <n>', 'threads that compute (default: the cores this process may use)', integer(1, 1024))
     .addOption(
       new Option(
@@ -131,6 +137,7 @@ export function addSamplingOptions(command: Command): Command {
 export function loadOptionsOf(flags: ModelFlags & AttentionFlags): LoadOptions {
   return {
     backend: flags.backend,
+    ...(flags.vram === undefined ? {} : { vramBytes: flags.vram }),
     attention: attentionOf(flags),
     ...(flags.weights === undefined ? {} : { weights: flags.weights }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),

@@ -1,55 +1,46 @@
-import { execFile } from 'node:child_process';
-import { access, readFile } from 'node:fs/promises';
-import { promisify } from 'node:util';
+import { readFile } from 'node:fs/promises';
+import { formatBytes } from '../format-bytes.js';
 import type { Check } from './check.js';
 
-const PACKAGE = '@magicpig/cuda-kernels';
+/** Values that the device adds to themselves. */
+const VALUES = 1000;
 
-/** Whether models could run on a GPU here, and if not, what is missing first: package, device, driver. */
+/** Whether models could run on a GPU here, and if not, what is missing first; where there is one, it adds some numbers. */
 export async function checkCuda(): Promise<Check> {
   const name = 'cuda';
   const driver = await driverVersion();
-  const devices = await listDevices();
-  const installed = await isInstalled(PACKAGE);
-  const details = { driver, devices, package: installed };
-  if (devices.length > 0 && installed) {
-    return { name, status: 'ok', message: `${devices.join('; ')} (driver ${driver ?? 'unknown'})`, details };
+  const kernels = await import('@magicpig/cuda-kernels').catch(() => undefined);
+  if (kernels === undefined) {
+    const message = 'not used: the package @magicpig/cuda-kernels is not installed';
+    return { name, status: 'info', message, details: { driver, package: false } };
   }
-  const reasons = [
-    ...(installed ? [] : [`the package ${PACKAGE} is not installed`]),
-    ...(driver === null ? ['no NVIDIA driver is loaded'] : []),
-    ...(devices.length === 0 ? ['nvidia-smi lists no device'] : [`present: ${devices.join('; ')}`]),
-  ];
-  return { name, status: 'info', message: `not used: ${reasons.join(', ')}`, details };
+  const found = kernels.availability();
+  if (!found.available) {
+    return { name, status: 'info', message: `not used: ${found.reason}`, details: { driver, package: true } };
+  }
+  const devices = kernels.listDevices();
+  using device = new kernels.Device();
+  using stream = device.stream();
+  const x = device.upload(
+    'f32',
+    Float32Array.from({ length: VALUES }, (_, i) => i),
+  );
+  kernels.add(stream, { x, y: x });
+  if (x.read().some((value, i) => value !== 2 * i)) throw new Error(`${device.properties.name} adds wrongly`);
+  const { cublasLt } = device;
+  const listed = devices.map(
+    (one) => `${one.name} (compute capability ${one.computeCapability}, ${formatBytes(one.totalMemory)})`,
+  );
+  const products = cublasLt.available ? 'with cuBLASLt' : 'without cuBLASLt, which is faster for prompts';
+  return {
+    name,
+    status: cublasLt.available ? 'ok' : 'warning',
+    message: `${listed.join('; ')}: computes, ${products} (driver ${driver ?? 'unknown'})`,
+    details: { driver, package: true, devices, cublasLt },
+  };
 }
 
 async function driverVersion(): Promise<string | null> {
   const text = await readFile('/proc/driver/nvidia/version', 'utf8').catch(() => '');
-  return /Kernel Module\D+([\d.]+)/.exec(text)?.[1] ?? ((await exists('/dev/nvidia0')) ? 'unknown' : null);
-}
-
-async function listDevices(): Promise<string[]> {
-  try {
-    const arguments_ = ['--query-gpu=name,memory.total', '--format=csv,noheader'];
-    const { stdout } = await promisify(execFile)('nvidia-smi', arguments_, { timeout: 10_000 });
-    return stdout.split('\n').filter((line) => line.trim() !== '');
-  } catch {
-    return []; // no such program, or a driver that it cannot talk to
-  }
-}
-
-async function isInstalled(name: string): Promise<boolean> {
-  try {
-    import.meta.resolve(name);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
+  return /Kernel Module\D+([\d.]+)/.exec(text)?.[1] ?? null;
 }
