@@ -295,6 +295,21 @@ void CopyRowsOperator(const Napi::CallbackInfo& info) {
   CopyRows(Span<const float>(info, 2).data, indices.data, indices.length, Size(info, 4), Span<float>(info, 1).data);
 }
 
+// (values, isa or undefined for the default path): { largest, logSumExp }.
+Napi::Value LogSumExpOperator(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Span<const float> values(info, 0);
+  const auto* path = static_cast<const Path*>(info.Data());
+  const std::vector<Path> paths = info[1].IsString() ? AvailablePaths() : std::vector<Path>();
+  if (!paths.empty()) path = FindPath(paths, info[1].As<Napi::String>().Utf8Value().c_str());
+  size_t largest = 0;
+  const double log_sum_exp = path->kernels->log_sum_exp(values.data, values.length, &largest);
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("largest", Napi::Number::New(env, static_cast<double>(largest)));
+  result.Set("logSumExp", Napi::Number::New(env, log_sum_exp));
+  return result;
+}
+
 // --- Mapped files ----------------------------------------------------------------------------------------------------
 
 // The handle and every view hold the mapping.
@@ -346,7 +361,7 @@ void UnmapFile(const Napi::CallbackInfo& info) {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   const char* limit = getenv("MAGICPIG_ISA");
-  const std::vector<Path> paths = AvailablePaths();
+  static const std::vector<Path> paths = AvailablePaths();
   const Path* path = ChoosePath(paths, limit);
   if (!path) {
     std::string message = "MAGICPIG_ISA is \"" + std::string(limit) + "\"; it must be one of";
@@ -372,6 +387,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add.operator()<RopeTableOperator>("ropeTable");
   add.operator()<RopeOperator>("rope");
   add.operator()<CopyRowsOperator>("copyRows");
+  exports.Set("logSumExp", Napi::Function::New<LogSumExpOperator>(env, "logSumExp", const_cast<Path*>(path)));
   add.operator()<MapFile>("mapFile");
   add.operator()<MapView>("mapView");
   add.operator()<TrimFile>("trimFile");

@@ -65,6 +65,9 @@ struct Kernels {
   void (*random_normal)(uint64_t seed, uint64_t first, size_t count, float std, float mean, float* out);
   // out[i] = silu(sums[i]) * sums[kPanel / 2 + i] for i < count <= kPanel / 2.
   void (*swiglu)(const float* sums, size_t count, float* out);
+  // log(sum of e^values[i]) and, in `largest`, the index of the largest of `count` > 0 values, the first among equals. Not a
+  // number when a value is not finite.
+  double (*log_sum_exp)(const float* values, size_t count, size_t* largest);
   // Rotates `heads` heads of one row in place; `table` (head_dim): cosines, then sines.
   void (*rotate)(float* row, const float* table, size_t heads, size_t head_dim);
   // The memory's ceiling: reads `bytes` (a multiple of 256) in order.

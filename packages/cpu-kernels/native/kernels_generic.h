@@ -407,6 +407,40 @@ inline V ExpPolynomial(V x) {
   return V::ScaleByPowerOf2(p, n);
 }
 
+template <typename V>
+double LogSumExp(const float* values, size_t count, size_t* largest) {
+  constexpr size_t n = V::kLanes;
+  const size_t whole = count / n * n;
+  V most = V::Broadcast(values[0]);
+  V check = V::Broadcast(0);  // not a number after a value that is not finite
+  for (size_t i = 0; i < whole; i += n) {
+    const V x = V::Load(values + i);
+    most = V::Max(most, x);
+    check = V::MulAdd(x, V::Broadcast(0), check);
+  }
+  float top = most.Largest(), rest = 0;
+  for (size_t i = whole; i < count; ++i) {
+    top = values[i] > top ? values[i] : top;
+    rest += values[i] * 0.0f;
+  }
+  if (const float finite = check.Sum() + rest; finite != 0) return finite;
+  *largest = 0;
+  while (values[*largest] != top) ++*largest;
+
+  // In float32 over a few vectors, whose rounding is that of the exponentials, and in float64 over those.
+  constexpr size_t kTogether = 8 * n;
+  double sum = 0;
+  for (size_t first = 0; first < whole; first += kTogether) {
+    V part = V::Broadcast(0);
+    for (size_t i = first; i < first + kTogether && i < whole; i += n) {
+      part = V::Add(part, V::Exp(V::Add(V::Load(values + i), V::Broadcast(-top))));
+    }
+    sum += part.Sum();
+  }
+  for (size_t i = whole; i < count; ++i) sum += exp(values[i] - top);
+  return top + log(sum);
+}
+
 // --- Ceilings --------------------------------------------------------------------------------------------------------
 
 template <typename V>
@@ -478,6 +512,7 @@ constexpr Kernels MakeKernels() {
       DequantizeRow,
       RandomNormal,
       Swiglu<V>,
+      LogSumExp<V>,
       Rotate,
       Read<V>,
   };

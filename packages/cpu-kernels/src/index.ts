@@ -11,6 +11,7 @@ export {
   OutOfMemoryError,
 } from './errors.js';
 export type { LinearOptions } from './linear-options.js';
+export { logSumExp } from './log-sum-exp.js';
 export { type MappedFile, mapFile } from './map-file.js';
 export { OperatorProfile, type ProfileCall, type ProfileEntry } from './operator-profile.js';
 export type { Tensor } from './tensor.js';

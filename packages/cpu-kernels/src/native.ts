@@ -85,6 +85,7 @@ interface Native {
   mapFile(path: string): { handle: NativeMapping; size: number } | string;
   mapView(mapping: NativeMapping, offset: number, length: number): Uint8Array;
   /** Detaches the buffers of views and unmaps the file at once. */
+  logSumExp(values: Float32Array, isa: Isa | undefined): { largest: number; logSumExp: number };
   trimFile(mapping: NativeMapping): void;
   unmapFile(mapping: NativeMapping, buffers: ArrayBufferLike[]): void;
 }

@@ -1,3 +1,4 @@
+import { logSumExp } from '@magicpig/cpu-kernels';
 import type { GenerateOptions } from './api.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { InvalidRequestError } from './errors.js';
@@ -179,30 +180,12 @@ function argmax(logits: Float32Array): number {
 
 /** Largest logit and log-sum-exp; refuses NaN and infinity, which would spread silently. */
 function summarize(logits: Float32Array): { argmax: number; logSumExp: number } {
-  let best = 0;
-  let largest = -Infinity;
-  for (let token = 0; token < logits.length; token += 1) {
-    const logit = logits[token]!;
-    if (logit > largest) {
-      largest = logit;
-      best = token;
-    } else if (Number.isNaN(logit)) {
-      throw new GenerationFailedError(
-        `the model's output is not a number (logit of token ${token}); are the weights intact?`,
-      );
-    }
-  }
-  if (!Number.isFinite(largest)) {
-    throw new GenerationFailedError(
-      `the model's output is not finite (largest logit ${largest}); are the weights intact?`,
-    );
-  }
-  let sum = 0;
-  for (let token = 0; token < logits.length; token += 1) {
-    const below = logits[token]! - largest;
-    if (below > -NEGLIGIBLE) sum += expNegative(below);
-  }
-  return { argmax: best, logSumExp: largest + Math.log(sum) };
+  const { largest: argmax, logSumExp: sum } = logSumExp(logits);
+  if (Number.isFinite(sum)) return { argmax, logSumExp: sum };
+  const token = logits.findIndex((logit) => !Number.isFinite(logit));
+  throw new GenerationFailedError(
+    `the model's output is not a finite number (logit ${logits[token]} of token ${token}); are the weights intact?`,
+  );
 }
 
 function inRange(name: string, value: unknown, low: number, high: number): number {

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
@@ -168,6 +169,20 @@ void TestSources(const Path& path, const magicpig_pool& pool) {
   }
 }
 
+void TestLogSumExp(const Path& path) {
+  for (const size_t count : {size_t{1}, size_t{15}, size_t{64}, size_t{1001}}) {
+    auto values = Exactly<float>(count);
+    const std::vector<float> random = Random(count, 11);
+    for (size_t i = 0; i < count; ++i) values[i] = 20 * random[i];
+    double sum = 0;
+    for (const float value : values) sum += exp(static_cast<double>(value));
+    size_t largest = 0;
+    const double got = path.kernels->log_sum_exp(values.data(), count, &largest);
+    const size_t expected = std::max_element(values.begin(), values.end()) - values.begin();
+    Check(largest == expected && fabs(got - log(sum)) < 3e-7, std::string(path.name) + ": log_sum_exp");
+  }
+}
+
 void TestRows(const Path& path, const magicpig_pool& pool) {
   const size_t rows = 700, heads = 3, head_dim = 80, stride = heads * head_dim;
   auto positions = Exactly<int32_t>(rows);
@@ -278,6 +293,7 @@ int Main() {
       TestProducts(path, pool.pool);
       TestSources(path, pool.pool);
       TestRows(path, pool.pool);
+      TestLogSumExp(path);
     }
     printf("%s done\n", path.name);
   }
