@@ -18,6 +18,13 @@ constexpr uint32_t kFlipDomain = 2;  // last word of the counter that flips are 
 // The optimal uniform step for a standard normal at 1..4 bits (Max 1960), and what is tried around it.
 constexpr double kOptimalStep[kMaxSketchBits] = {1.5958, 0.9957, 0.5860, 0.3352};
 constexpr double kStepScales[kSketchSteps] = {0.8, 0.93, 1.06, 1.2};
+// Variance of an estimated score in units of scale^2 |q|^2 and the mean of factor^2, measured on normal vectors.
+constexpr double kNoise[kMaxSketchBits] = {0.364, 0.42, 0.4, 0.39};
+// Exponent that draws raise e^score to, with the least error of attention on a language model's keys; about the squared cosine
+// between v and y, by which the expected score given an estimate is nearer the mean.
+constexpr float kTemper[kMaxSketchBits] = {0.55f, 0.85f, 0.95f, 1.0f};
+// Blocks whose factors stand for all.
+constexpr size_t kNoiseBlocks = 16;
 // Queries are scaled to spans of this sum of magnitudes, or less where rounding would still pass kSpanLimit.
 constexpr int32_t kFirstSpan = 248, kSpanStep = 8;
 constexpr int32_t kLargestRounded = 127;
@@ -373,10 +380,28 @@ KeySketch::Status KeySketch::Prepare(const Head& head, const float* queries, siz
     Query& query = scratch.queries[i];
     const double inverse_norm = scratch.inverse_norms[i];
     query.sigma = gain > 0 ? static_cast<float>(options_.scale / (inverse_norm * norm_ * gain)) : 0.0f;
+    query.norm = gain > 0 ? 1 / inverse_norm : 0;
     query.offset = head.centre ? static_cast<float>(kernels_.dot(queries + i * dim, head.centre->data(), dim) * options_.scale) : 0.0f;
     query.scan = {tables, static_cast<float>(((1 << options_.bits) - 1) * sum)};
   }
   return Status::kOk;
+}
+
+// Mean of factor^2 over some of the first n keys.
+double KeySketch::MeanSquareFactor(const Head& head, size_t n) {
+  const size_t blocks = RoundUp(n, kSketchKeys) / kSketchKeys, step = (blocks + kNoiseBlocks - 1) / kNoiseBlocks;
+  double sums[4] = {};
+  size_t count = 0;
+  for (size_t first = 0; first < n; first += step * kSketchKeys) {
+    const uint16_t* factors = head.chunks[first / kChunkKeys]->factors + first % kChunkKeys;
+    const size_t keys = std::min(kSketchKeys, n - first);
+    for (size_t i = 0; i < keys; ++i) {
+      const double factor = std::bit_cast<float>(uint32_t{factors[i]} << 16);
+      sums[i % 4] += factor * factor;
+    }
+    count += keys;
+  }
+  return (sums[0] + sums[1] + sums[2] + sums[3]) / static_cast<double>(count);
 }
 
 // r of the first n keys, and of the rest of the last block, which are not meant by largest [count].
@@ -420,6 +445,7 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
   Scratch& scratch = ThreadScratch();
   if (scratch.drawn.size() < total) scratch.drawn.resize(total);
   scratch.scores.Reserve(kSketchQueries * stride, 0);
+  const double square_factor = n > 0 ? MeanSquareFactor(head, n) : 0;
   for (size_t first = 0; first < total; first += kSketchQueries) {
     const size_t count = std::min(kSketchQueries, total - first);
     const Status status = Prepare(head, queries + first * options_.dim, count, scratch);
@@ -437,9 +463,12 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
       if (n == 0) continue;
       uint32_t counts[kSketchBins] = {};
       const size_t lanes = HistogramLanes(n), counted = n / kSketchKeys * lanes + std::min(lanes, n % kSketchKeys);
-      const float sigma = scratch.queries[i].sigma;
+      const Query& query = scratch.queries[i];
+      const float temper = kTemper[options_.bits - 1], sigma = query.sigma * temper;
       sketch_.histogram(scratch.scores.data() + i * stride, n, lanes, largest[i], sigma * 8, counts);
-      const SketchPlan plan = PlanDraw(counts, counted, n, budget, options_.floor_share);
+      const double length = options_.scale * query.norm;
+      const double inflation = NoiseInflation(temper * kNoise[options_.bits - 1] * length * length * square_factor);
+      const SketchPlan plan = PlanDraw(counts, counted, n, budget, options_.floor_share, inflation);
       sample.error = plan.error;
       draws[i] = {largest[i], sigma * kLog2E, plan.tau, plan.floor};
     }

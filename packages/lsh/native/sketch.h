@@ -107,6 +107,7 @@ class KeySketch {
   };
   struct Query {
     float sigma, offset;
+    double norm;
     SketchQuery scan;
   };
   struct Scratch;
@@ -117,6 +118,7 @@ class KeySketch {
   Status EncodeLanesOf(const float* keys, size_t count, const float* centre, size_t place, Chunk& chunk, Scratch& scratch) const;
   Status Rotate(const float* vectors, size_t count, size_t lane, const float* centre, Scratch& scratch) const;
   Status Prepare(const Head& head, const float* queries, size_t count, Scratch& scratch) const;
+  static double MeanSquareFactor(const Head& head, size_t n);
   void Scan(const Head& head, size_t n, const Query* queries, size_t count, float* scores, size_t stride, float* largest) const;
 
   Options options_;

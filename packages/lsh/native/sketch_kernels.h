@@ -10,9 +10,10 @@
 // `spans`) add up to at most 255: partial sums over a span fit in 8 bits. r = factor <v, q> is exact but for one rounding, and
 // sigma r + offset estimates scale x.q, where sigma undoes the gain and offset = scale centre.q.
 //
-// Draws. Key i gets the weight w = 2^((r - max r) sigma log2(e)), within 1e-4 of e^(s - max s), and is drawn with probability
-// pi = min(1, tau (w + floor)): when the upper 24 bits of word i % 4 of Philox({i / 4, head, step, 3}, seed) lie below
-// 2^24 pi, rounded up. That rounded value is the pi that weights are corrected by. Query heads of one KV head share the random
+// Draws. Estimates scatter around the scores, so the expected score given an estimate lies nearer the mean: with sigma' = temper sigma,
+// temper being a constant for each number of bits, key i gets the weight w = 2^((r - max r) sigma' log2(e)), within 1e-4 of the power, and
+// is drawn with probability pi = min(1, tau (w + floor)): when the upper 24 bits of word i % 4 of Philox({i / 4, head, step, 3}, seed) lie
+// below 2^24 pi, rounded up. That rounded value is the pi that weights are corrected by. Query heads of one KV head share the random
 // words: each draw alone is what it would be otherwise, and together they read fewer different keys.
 //
 // All floats are rounded after each operation.
@@ -54,7 +55,7 @@ struct SketchQuery {
 
 struct SketchDraw {
   float largest;  // max r
-  float gain;     // sigma log2(e)
+  float gain;     // sigma' log2(e)
   float tau;      // times 2^24
   float floor;
 };
@@ -81,7 +82,7 @@ struct SketchKernels {
   void (*uniforms)(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out);
 
   // counts [kSketchBins] += how many of scores [n], of the first `lanes` of every kSketchKeys, lie in each bin: eighths below the largest
-  // of sigma r, eighths being 8 sigma.
+  // of sigma' r, eighths being 8 sigma'.
   void (*histogram)(const float* scores, size_t n, size_t lanes, float largest, float eighths, uint32_t* counts);
 
   // Keys of those with scores [n] that are drawn, as first + their place, ascending, and 2^24 pi before rounding up, which may exceed 2^24.

@@ -14,7 +14,8 @@ constexpr double kAllTau = 1e30;
 
 }  // namespace
 
-SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share) {
+SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share,
+                    double inflation) {
   double weight[kSketchBins];
   weight[0] = kFirstWeight;
   for (int i = 1; i < kSketchBins; ++i) weight[i] = weight[i - 1] * kNextWeight;
@@ -57,7 +58,8 @@ SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const S
   double tau;
   int first;
   if (budget.kind == SketchBudget::Kind::kError) {
-    const double variance = budget.value * budget.value * total * total / part;
+    const double error = budget.value / inflation;
+    const double variance = error * error * total * total / part;
     first = solve([&](int i, double) { return ratios[i] / (variance + squares[i]); }, &tau);
     double expected = tau * sums[first];
     for (int i = 0; i < first; ++i) expected += counts[i];
@@ -68,7 +70,16 @@ SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const S
     first = by_count(expected, &tau);
   }
   const double variance = std::max(ratios[first] / tau - squares[first], 0.0) * part;
-  return {static_cast<float>(tau * kUniformOne), static_cast<float>(floor), std::sqrt(variance) / total};
+  return {static_cast<float>(tau * kUniformOne), static_cast<float>(floor), std::sqrt(variance) / total * inflation};
+}
+
+double NoiseInflation(double variance) {
+  // (1 + x / 2^10)^(2^10): the same on every machine, which a library's exp is not.
+  constexpr int kSquarings = 10;
+  constexpr double kMost = 50;
+  double power = 1 + std::min(variance, kMost) / 2 / (1 << kSquarings);
+  for (int i = 0; i < kSquarings; ++i) power *= power;
+  return power;
 }
 
 }  // namespace magicpig::lsh

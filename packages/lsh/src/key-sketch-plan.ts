@@ -15,17 +15,18 @@ export interface SketchPlan {
   /** Times 2^24. */
   tau: number;
   floor: number;
-  /** Relative standard error of the sum of all weights, by the histogram. */
+  /** Relative standard error of the sum of e^score over all keys, as estimated. */
   error: number;
 }
 
-/** `counts` [BINS] are those of `counted` out of `keys` keys, both at least 1. */
+/** `counts` [BINS] are those of `counted` out of `keys` keys, both at least 1; errors are larger by `inflation`. */
 export function planDraw(
   counts: Uint32Array,
   counted: number,
   keys: number,
   budget: EngineSketchBudget,
   floorShare: number,
+  inflation: number,
 ): SketchPlan {
   const weight = new Float64Array(BINS);
   weight[0] = FIRST_WEIGHT;
@@ -62,7 +63,8 @@ export function planDraw(
 
   let plan: ReturnType<typeof solve>;
   if (budget.kind === 2) {
-    const variance = (budget.value * budget.value * total * total) / part;
+    const target = budget.value / inflation;
+    const variance = (target * target * total * total) / part;
     plan = solve((i) => ratios[i]! / (variance + squares[i]!));
     const expected = plan.tau * sums[plan.first]! + plan.above;
     const bounded = Math.min(Math.max(expected, budget.least * counted), budget.most * counted);
@@ -71,5 +73,13 @@ export function planDraw(
     plan = byCount(budget.kind === 1 ? budget.value * counted : budget.value * part);
   }
   const variance = Math.max(ratios[plan.first]! / plan.tau - squares[plan.first]!, 0) * part;
-  return { tau: Math.fround(plan.tau * UNIFORM_ONE), floor: Math.fround(floor), error: Math.sqrt(variance) / total };
+  const error = (Math.sqrt(variance) / total) * inflation;
+  return { tau: Math.fround(plan.tau * UNIFORM_ONE), floor: Math.fround(floor), error };
+}
+
+/** e^(variance / 2), as (1 + x / 2^10)^(2^10): the same on every machine. */
+export function noiseInflation(variance: number): number {
+  let power = 1 + Math.min(variance, 50) / 2 / 1024;
+  for (let i = 0; i < 10; i++) power *= power;
+  return power;
 }

@@ -8,7 +8,7 @@ import type {
   EngineSketchStats,
   SketchEngine,
 } from './key-sketch-engine.js';
-import { BINS, planDraw, UNIFORM_ONE } from './key-sketch-plan.js';
+import { BINS, noiseInflation, planDraw, UNIFORM_ONE } from './key-sketch-plan.js';
 import { Container, openFile, type Section, saveFile, writeContainer } from './typescript-engine-container.js';
 import { engineError } from './typescript-engine-error.js';
 import { dot, philox, quantise, transform } from './typescript-engine-projection.js';
@@ -27,6 +27,9 @@ const FLIP_DOMAIN = 2;
 const DRAW_DOMAIN = 3;
 const OPTIMAL_STEP = [1.5958, 0.9957, 0.586, 0.3352];
 const STEP_SCALES = [0.8, 0.93, 1.06, 1.2];
+const NOISE = [0.364, 0.42, 0.4, 0.39];
+const TEMPER = [0.55, 0.85, 0.95, 1].map(Math.fround);
+const NOISE_BLOCKS = 16;
 const FIRST_SPAN = 248;
 const SPAN_STEP = 8;
 const SPAN_LIMIT = 255;
@@ -53,6 +56,8 @@ interface Query {
   rounded: Int32Array;
   sigma: number;
   offset: number;
+  /** Of the query; 0 for one that is rounded to zero. */
+  norm: number;
 }
 
 class TypeScriptSketch implements EngineSketch {
@@ -141,17 +146,22 @@ class TypeScriptSketch implements EngineSketch {
 
   draw(at: number, query: Float32Array, step: number, budget: EngineSketchBudget): EngineSketchSample {
     const head = this.#heads[at]!;
-    const { sigma } = this.#prepare(head, query);
-    const scores = this.#scan(head, this.#prepare(head, query));
+    const { bits, scale, seed, floor: floorShare } = this.#options;
+    const prepared = this.#prepare(head, query);
+    const scores = this.#scan(head, prepared);
     const n = scores.length;
     const ids: number[] = [];
     const logs: number[] = [];
     if (n === 0) return { ids: Uint32Array.from(ids), logProbabilities: Float32Array.from(logs), error: 0 };
     const largest = scores.reduce((most, score) => Math.max(most, score), Number.NEGATIVE_INFINITY);
+    const temper = TEMPER[bits - 1]!;
+    const sigma = Math.fround(prepared.sigma * temper);
     const { counts, counted } = histogram(scores, largest, Math.fround(sigma * 8));
-    const { tau, floor, error } = planDraw(counts, counted, n, budget, this.#options.floor);
+    const length = scale * prepared.norm;
+    const inflation = noiseInflation(temper * NOISE[bits - 1]! * length * length * meanSquareFactor(head));
+    const { tau, floor, error } = planDraw(counts, counted, n, budget, floorShare, inflation);
     const gain = Math.fround(sigma * LOG2_E);
-    const [key0, key1] = keysOf(this.#options.seed);
+    const [key0, key1] = keysOf(seed);
     const words = new Uint32Array(4);
     for (let i = 0; i < n; i++) {
       if (i % 4 === 0) {
@@ -269,7 +279,7 @@ class TypeScriptSketch implements EngineSketch {
     const { rounded, gain } = roundQuery(y, bits);
     const sigma = gain > 0 ? Math.fround(scale / (inverseNorm * this.#norm * gain)) : 0;
     const offset = head.centre ? Math.fround(dot(query, 0, head.centre, 0, dim) * scale) : 0;
-    return { rounded, sigma, offset };
+    return { rounded, sigma, offset, norm: gain > 0 ? 1 / inverseNorm : 0 };
   }
 
   /** r of all keys. */
@@ -376,6 +386,19 @@ function histogram(scores: Float32Array, largest: number, eighths: number): { co
     counted++;
   }
   return { counts, counted };
+}
+
+/** Mean of factor^2 over the keys of some blocks. */
+function meanSquareFactor({ size, factors }: Head): number {
+  const step = Math.ceil(Math.ceil(size / BLOCK) / NOISE_BLOCKS);
+  const sums = [0, 0, 0, 0];
+  let count = 0;
+  for (let first = 0; first < size; first += step * BLOCK) {
+    const keys = Math.min(BLOCK, size - first);
+    for (let i = 0; i < keys; i++) sums[i % 4]! += fromBf16(factors[first + i]!) ** 2;
+    count += keys;
+  }
+  return sums.reduce((sum, each) => sum + each) / count;
 }
 
 function emptyHead(): Head {

@@ -228,8 +228,8 @@ export class KeySketch {
   }
 
   /**
-   * Draws keys, each with probability min(1, tau (e^score + floor * mean)), independently of each other; tau makes the expected number
-   * the budget.
+   * Draws keys, each with probability min(1, tau (w + floor * mean w)), independently of each other, where w = e^score, tempered for
+   * the scatter of estimated scores (docs/samplers.md); tau makes the expected number the budget.
    *
    * @param query [dim]
    * @throws InvalidArgumentError, NonFiniteError

@@ -74,10 +74,10 @@ describe('KeySketch', () => {
       return [digest(sketch.scores(query, 1)), digest(ids), digest([error]), digest(sketch.toBuffer())];
     });
     expect(seen).toEqual([
-      [-690956951, -1546353664, 1362366867, 853630976],
-      [77352101, 1228045312, 1707932748, -584212480],
-      [-295630874, -310145024, -948051567, -695648256],
-      [2115406265, -1586396160, 2101215200, -1678524416],
+      [-690956951, 1552941056, 1389494935, 853630976],
+      [77352101, 2040662016, 670190848, -584212480],
+      [-295630874, 2019123200, 1458663208, -695648256],
+      [2115406265, -1586396160, -1083171857, -1678524416],
     ]);
   });
 
@@ -93,18 +93,18 @@ describe('KeySketch', () => {
     ids.forEach((id, i) => {
       expect(uniform(id)).toBeLessThan(probabilities[i]! * (1 + 1e-6));
     });
-    // Probabilities follow e^score: those left out are the ones whose words are above theirs.
+    // Probabilities follow e^(0.85 score) with 2 bits: those left out are the ones whose words are above theirs.
     const scores = sketch.scores(query, 2);
     const drawn = new Map(Array.from(ids, (id, i) => [id, probabilities[i]!]));
     const highest = Math.max(...scores);
     const inner = [...drawn].filter(([, threshold]) => threshold < 2 ** 24);
     // threshold = tau (w + floor): two drawn keys give the line, which the others lie on.
-    const points = inner.map(([id, threshold]) => [Math.exp(scores[id]! - highest), threshold] as const);
+    const points = inner.map(([id, threshold]) => [Math.exp(0.85 * (scores[id]! - highest)), threshold] as const);
     points.sort((a, b) => a[0] - b[0]);
     const [low, high] = [points[0]!, points.at(-1)!];
     const tau = (high[1] - low[1]) / (high[0] - low[0]);
     for (let id = 0; id < n; id++) {
-      const threshold = low[1] + tau * (Math.exp(scores[id]! - highest) - low[0]);
+      const threshold = low[1] + tau * (Math.exp(0.85 * (scores[id]! - highest)) - low[0]);
       const known = drawn.get(id);
       if (known === undefined) expect(uniform(id)).toBeGreaterThan(threshold * 0.999 - 1);
       else expect(Math.min(threshold, 2 ** 24) / known).toBeCloseTo(1, 3);

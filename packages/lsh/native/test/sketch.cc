@@ -230,21 +230,26 @@ void PlansMeetBudgets() {
       };
       double variance;
       for (const double share : {0.001, 0.1, 0.5, 0.999, 1.0}) {
-        const double expected = sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, share, 0, 1}, floor_share), &variance);
+        const double expected = sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, share, 0, 1}, floor_share, 1), &variance);
         CHECK(std::fabs(expected / (share * counted) - 1) < 1e-5);
         const double count = share * keys;
-        CHECK(std::fabs(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, count, 0, 1}, floor_share), &variance) / expected - 1) <
+        CHECK(std::fabs(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, count, 0, 1}, floor_share, 1), &variance) / expected - 1) <
               1e-5);
       }
-      CHECK(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, 1e12, 0, 1}, floor_share), &variance) == counted);
+      CHECK(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, 1e12, 0, 1}, floor_share, 1), &variance) == counted);
       for (const double error : {1e-6, 0.01, 0.1, 10.0}) {
-        const SketchPlan plan = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, error, 0.05, 0.6}, floor_share);
+        const SketchPlan plan = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, error, 0.05, 0.6}, floor_share, 1);
         const double share = sums(plan, &variance) / counted;
         CHECK(share > 0.05 - 1e-5 && share < 0.6 + 1e-5);
         CHECK(share > 0.6 - 1e-5 || plan.error < error * (1 + 1e-4));
         CHECK(share < 0.05 + 1e-5 || plan.error > error * (1 - 1e-4));
       }
-      const SketchPlan all = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, 1e-7, 0.05, 1}, floor_share);
+      // Estimates that scatter need more keys for the same error.
+      CHECK(std::fabs(NoiseInflation(0.5) / std::exp(0.25) - 1) < 1e-3 && NoiseInflation(0) == 1 && NoiseInflation(1e300) < 1e11);
+      const SketchPlan noisy = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, 0.1, 0, 1}, floor_share, 2);
+      const SketchPlan clean = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, noisy.error / 2, 1e-9, 1}, floor_share, 1);
+      CHECK(noisy.error == 0 || std::fabs(clean.tau / noisy.tau - 1) < 1e-3);
+      const SketchPlan all = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, 1e-7, 0.05, 1}, floor_share, 1);
       CHECK(all.error <= 1.1e-7 || std::fabs(sums(all, &variance) / counted - 1) < 1e-4);
     }
   }
