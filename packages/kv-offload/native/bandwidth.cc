@@ -16,7 +16,7 @@ double MeasureReadBandwidth(const magicpig_pool& pool, size_t bytes, int rounds)
   constexpr size_t kLine = 64;
   const size_t share = (bytes / pool.threads + kLine - 1) / kLine * kLine;
   // The same memory as a store's: slabs with huge pages where the system gives them.
-  PagePool pages(share);
+  PagePool pages(share, /*pin=*/false);
   std::vector<const uint8_t*> shares;
   for (uint32_t i = 0; i < pool.threads; ++i) {
     Page* page = pages.Take();

@@ -135,9 +135,23 @@ Napi::Value StoreStats(const Napi::CallbackInfo& info, StoreHandle& store) {
   stats.Set("pages", static_cast<double>(pages.pages()));
   stats.Set("pageBytes", static_cast<double>(pages.page_bytes()));
   stats.Set("bytes", static_cast<double>(pages.bytes()));
-  stats.Set("reservedBytes", static_cast<double>(pages.reserved_bytes()));
   stats.Set("slabs", static_cast<double>(pages.slabs()));
-  stats.Set("hugePages", pages.huge_pages());
+  const MemoryReport report = pages.Report();
+  stats.Set("reservedBytes", static_cast<double>(report.reserved_bytes));
+  stats.Set("mappedBytes", static_cast<double>(report.mapped_bytes));
+  stats.Set("hugePageBytes", static_cast<double>(report.huge_bytes));
+  stats.Set("pinnedBytes", static_cast<double>(report.pinned_bytes));
+  Napi::Array nodes = Napi::Array::New(info.Env(), report.numa_nodes.size());
+  for (uint32_t i = 0; i < report.numa_nodes.size(); ++i) nodes.Set(i, report.numa_nodes[i]);
+  stats.Set("numaNodes", nodes);
+  Napi::Object reasons = Napi::Object::New(info.Env());
+  const auto set_reason = [&](const char* name, const std::string& reason) {
+    if (!reason.empty()) reasons.Set(name, reason);
+  };
+  set_reason("hugePages", report.huge_reason);
+  set_reason("numa", report.numa_reason);
+  set_reason("pinned", report.pin_reason);
+  stats.Set("reasons", reasons);
   stats.Set("threads", store->pool().threads);
   return stats;
 }

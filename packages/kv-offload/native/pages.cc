@@ -1,7 +1,6 @@
 #include "pages.h"
 
 #include <algorithm>
-#include <new>
 
 #if !defined(_WIN32)
 #include <sys/mman.h>
@@ -10,46 +9,9 @@
 namespace magicpig::kv {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
 // Large enough that a slab's bookkeeping and its last, partly used huge page do not matter; memory is committed only
 // where pages are written.
 constexpr size_t kSlabBytes = size_t{64} << 20;
-
-struct Mapping {
-  uint8_t* data = nullptr;
-  size_t bytes = 0;
-  bool huge = false;
-};
-
-Mapping Map(size_t bytes) {
-  Mapping mapping;
-  mapping.bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-#if defined(__linux__)
-  // One huge page more than needed, so that the used part can start at a huge page's boundary; what sticks out goes back.
-  void* address =
-      mmap(nullptr, mapping.bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (address == MAP_FAILED) return {};
-  auto* begin = static_cast<uint8_t*>(address);
-  mapping.data = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(begin) + kHugePage - 1) & ~(kHugePage - 1));
-  if (mapping.data != begin) munmap(begin, static_cast<size_t>(mapping.data - begin));
-  const size_t behind = static_cast<size_t>(begin + kHugePage - mapping.data);
-  if (behind != 0) munmap(mapping.data + mapping.bytes, behind);
-  mapping.huge = madvise(mapping.data, mapping.bytes, MADV_HUGEPAGE) == 0;
-#else
-  mapping.data = static_cast<uint8_t*>(::operator new(mapping.bytes, std::align_val_t{64}, std::nothrow));
-  if (mapping.data == nullptr) return {};
-#endif
-  return mapping;
-}
-
-void Unmap(const Mapping& mapping) {
-  if (mapping.data == nullptr) return;
-#if defined(__linux__)
-  munmap(mapping.data, mapping.bytes);
-#else
-  ::operator delete(mapping.data, std::align_val_t{64});
-#endif
-}
 
 }  // namespace
 
@@ -67,17 +29,17 @@ FileMapping::~FileMapping() {
 }
 
 struct Slab {
-  Mapping mapping;
-  std::shared_ptr<FileMapping> file;  // instead of mapping
+  std::unique_ptr<SlabMemory> memory;
+  std::shared_ptr<FileMapping> file;  // instead of memory
   uint32_t count = 0;                 // pages
   std::unique_ptr<Page[]> pages;
   std::vector<Page*> free;  // the lowest address last, so that pages are handed out in ascending order
-
-  ~Slab() { Unmap(mapping); }
 };
 
-PagePool::PagePool(size_t page_bytes)
-    : page_bytes_(page_bytes), pages_per_slab_(static_cast<uint32_t>(std::max<size_t>(1, kSlabBytes / page_bytes))) {}
+PagePool::PagePool(size_t page_bytes, bool pin)
+    : page_bytes_(page_bytes),
+      pages_per_slab_(static_cast<uint32_t>(std::max<size_t>(1, kSlabBytes / page_bytes))),
+      source_(pin) {}
 
 PagePool::~PagePool() = default;
 
@@ -87,10 +49,10 @@ Slab* PagePool::AddSlab() {
   slab->pages = std::make_unique<Page[]>(pages_per_slab_);
   slab->free.reserve(pages_per_slab_);
   slabs_.reserve(slabs_.size() + 1);
-  slab->mapping = Map(page_bytes_ * pages_per_slab_);
-  if (slab->mapping.data == nullptr) return nullptr;
+  slab->memory = source_.Map(page_bytes_ * pages_per_slab_);
+  if (slab->memory == nullptr) return nullptr;
   for (uint32_t i = pages_per_slab_; i-- > 0;) {
-    slab->pages[i] = {slab->mapping.data + i * page_bytes_, 0, slab.get()};
+    slab->pages[i] = {slab->memory->data() + i * page_bytes_, 0, slab.get()};
     slab->free.push_back(&slab->pages[i]);
   }
   slabs_.push_back(std::move(slab));
@@ -148,18 +110,24 @@ void PagePool::Release(Page* page) {
 
 void PagePool::Clear() {
   slabs_.clear();
+  source_.Close();
   pages_ = 0;
 }
 
-uint64_t PagePool::reserved_bytes() const {
-  uint64_t bytes = 0;
-  for (const auto& slab : slabs_) bytes += slab->file != nullptr ? slab->file->bytes() : slab->mapping.bytes;
-  return bytes;
-}
-
-bool PagePool::huge_pages() const {
-  return !slabs_.empty() &&
-         std::all_of(slabs_.begin(), slabs_.end(), [](const auto& s) { return s->file != nullptr || s->mapping.huge; });
+MemoryReport PagePool::Report() const {
+  MemoryReport report{0, 0, 0, 0, source_.nodes(), source_.huge_reason(), source_.numa_reason(), source_.pin_reason()};
+  std::vector<const SlabMemory*> own;
+  for (const auto& slab : slabs_) {
+    if (slab->file != nullptr) {
+      report.mapped_bytes += slab->file->bytes();
+    } else {
+      own.push_back(slab->memory.get());
+      report.reserved_bytes += slab->memory->bytes();
+      report.pinned_bytes += slab->memory->pinned() ? slab->memory->bytes() : 0;
+    }
+  }
+  report.huge_bytes = HugeBytes(own);
+  return report;
 }
 
 }  // namespace magicpig::kv

@@ -5,7 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
+
+#include "slab_memory.h"
 
 namespace magicpig::kv {
 
@@ -34,10 +37,21 @@ struct Page {
   Slab* slab = nullptr;
 };
 
+// What the system gave.
+struct MemoryReport {
+  uint64_t reserved_bytes;  // address space of slabs
+  uint64_t mapped_bytes;    // of files
+  uint64_t huge_bytes;      // of slabs, in huge pages now
+  uint64_t pinned_bytes;    // of slabs, registered with CUDA
+  std::vector<uint32_t> numa_nodes;  // over which slabs are spread; empty for one
+  std::string huge_reason, numa_reason, pin_reason;  // why not, where it is not so
+};
+
 // Not thread-safe: only the thread that makes steps takes and gives back pages.
 class PagePool {
  public:
-  explicit PagePool(size_t page_bytes);
+  // Without `pin`, memory is not registered with CUDA even when there is a device.
+  explicit PagePool(size_t page_bytes, bool pin = true);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -49,17 +63,15 @@ class PagePool {
   std::vector<Page*> Adopt(std::shared_ptr<FileMapping> mapping, size_t offset, uint32_t count);
   void Retain(Page* page) { ++page->references; }
   void Release(Page* page);
-  // Frees all pages at once, whoever holds them.
+  // Frees all pages at once, whoever holds them, for good.
   void Clear();
 
   size_t page_bytes() const { return page_bytes_; }
   // Pages in use.
   uint64_t pages() const { return pages_; }
   uint64_t bytes() const { return pages_ * page_bytes_; }
-  uint64_t reserved_bytes() const;
   size_t slabs() const { return slabs_.size(); }
-  // Whether the system accepted the request for huge pages on every slab.
-  bool huge_pages() const;
+  MemoryReport Report() const;
 
  private:
   Slab* AddSlab();
@@ -67,6 +79,7 @@ class PagePool {
   const size_t page_bytes_;
   const uint32_t pages_per_slab_;
   uint64_t pages_ = 0;
+  SlabMemorySource source_;
   std::vector<std::unique_ptr<Slab>> slabs_;
 };
 

@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { KvStats } from './types.js';
 
 /** The addon's functions. Arguments are checked by the callers; handles are opaque and type-tagged. */
 export interface Native {
@@ -16,15 +17,7 @@ export interface Native {
     threads: number;
     pool: object | undefined;
   }): object;
-  storeStats(store: object): {
-    pages: number;
-    pageBytes: number;
-    bytes: number;
-    reservedBytes: number;
-    slabs: number;
-    hugePages: boolean;
-    threads: number;
-  };
+  storeStats(store: object): Omit<KvStats, 'isa'>;
   storeBytes(store: object): number;
   readBandwidth(store: object, bytes: number, rounds: number): number;
   disposeStore(store: object): void;

@@ -49,11 +49,22 @@ export interface KvStats {
   pageBytes: number;
   /** Bytes of pages in use. */
   bytes: number;
-  /** Address space taken in slabs; memory is committed as pages are first written. */
-  reservedBytes: number;
   slabs: number;
-  /** Whether the system accepted the request for huge pages on every slab. */
-  hugePages: boolean;
+  /** Address space of slabs; memory is committed as pages are first written, at once when it is pinned. */
+  reservedBytes: number;
+  /** Snapshot files mapped by `load`. */
+  mappedBytes: number;
+  /** Bytes of slabs that lie in huge pages now, as the system reports them. */
+  hugePageBytes: number;
+  /** Bytes of slabs that are registered with CUDA, so that a device can read them directly. */
+  pinnedBytes: number;
+  /**
+   * NUMA nodes over which slabs are spread page by page, so that all memory controllers serve the threads. Empty when the
+   * process runs on one node: its memory is then local by itself.
+   */
+  numaNodes: number[];
+  /** Why something was not got; nothing for what was, and before the first page. */
+  reasons: { hugePages?: string; numa?: string; pinned?: string };
   threads: number;
   /** Instruction set of the kernels: `avx512bf16`, `avx512`, `avx2`, `neon`, `portable`. */
   isa: string;

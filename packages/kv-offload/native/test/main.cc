@@ -1,18 +1,24 @@
 // The store and its attention without Node, for sanitizers: exact and sampled attention against a double-precision
 // reference, and a random walk over the store's operations, on several threads.
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "attention.h"
 #include "checksum.h"
 #include "isa.h"
 #include "magicpig/thread_pool.h"
+#include "numa.h"
 #include "selectors.h"
+#include "slab_memory.h"
 #include "store.h"
 
 namespace {
@@ -192,10 +198,39 @@ void TestChecksum() {
   for (const size_t piece : {1, 7, 31, 32, 33, 999}) Expect(of(text, piece) == of(text, 1000), "checksum in pieces", 0);
 }
 
+// The nodes of a process on a machine that these files describe.
+void TestNuma() {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("kv-numa-" + std::to_string(std::random_device()()));
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::filesystem::create_directories((folder / name).parent_path());
+    std::ofstream(folder / name) << text << "\n";
+  };
+  write("has_memory", "0-1,8");
+  write("node0/cpulist", "0-3,8-11");
+  write("node1/cpulist", "4-7");
+  write("node8/cpulist", "");  // memory without CPUs
+  using Nodes = std::vector<uint32_t>;
+  Expect(LocalNodes(folder.string(), {0, 11}) == Nodes{0}, "one node", 0);
+  Expect(LocalNodes(folder.string(), {2, 3, 4}) == Nodes{0, 1}, "two nodes", 0);
+  Expect(LocalNodes(folder.string(), {12}).empty(), "no node", 0);
+  Expect(LocalNodes((folder / "nowhere").string(), {0}).empty(), "no description of nodes", 0);
+  std::filesystem::remove_all(folder);
+
+  SlabMemorySource source(/*pin=*/false);
+  const auto memory = source.Map(100);
+  Expect(memory != nullptr && memory->bytes() % (2 << 20) == 0, "slab memory", 0);
+  const Nodes nodes = LocalNodes();
+  Expect(nodes.empty() || Interleave(nodes, memory->data(), memory->bytes()) || errno == EPERM || errno == ENOSYS,
+         "memory spread over this machine's nodes", errno);
+  Expect(!Interleave({1000}, memory->data(), memory->bytes()), "a node that is not there is refused", 0);
+}
+
 }  // namespace
 
 int main() {
   TestChecksum();
+  TestNuma();
   for (const Dtype dtype : {Dtype::kBf16, Dtype::kF16, Dtype::kF32, Dtype::kInt8}) {
     Walk({2, 2, 6, 40, 16, dtype}, 4, 1).Run(60);
     Walk({1, 1, 4, 128, 64, dtype}, 4, 2).Run(40);
