@@ -11,24 +11,27 @@ const NEWEST = 0.5;
 
 /** How much work fits into a given time, by how long earlier steps took. It decides when things are computed, never what. */
 export class StepPace {
-  #prefillMs: number; // a prompt token
-  #decodeMs = 0; // a decoded token
-  #indexMs = FIRST_INDEX_MS; // a key of one layer and KV head
+  readonly #guessMs: number;
+  // Milliseconds for a prompt token, a decoded token, a key of one layer and KV head; undefined until measured.
+  #prefillMs: number | undefined;
+  #decodeMs: number | undefined;
+  #indexMs: number | undefined;
 
   /** @param operations Multiplications and additions for a token, about. */
   constructor(operations: number) {
-    this.#prefillMs = operations / FIRST_OPERATIONS;
+    this.#guessMs = operations / FIRST_OPERATIONS;
   }
 
   /** Prompt tokens that fit into `ms` beside `decoding` decoded ones. */
   prefillTokens(ms: number, decoding: number): number {
-    const fit = Math.floor((ms - decoding * this.#decodeMs) / this.#prefillMs / ROWS) * ROWS;
+    const left = ms - decoding * (this.#decodeMs ?? 0);
+    const fit = Math.floor(left / (this.#prefillMs ?? this.#guessMs) / ROWS) * ROWS;
     return Math.min(Math.max(fit, LEAST_PREFILL_TOKENS), MOST_PREFILL_TOKENS);
   }
 
   /** Keys that can be indexed in `ms`. */
   indexKeys(ms: number): number {
-    return Math.max(Math.floor(ms / this.#indexMs), 1);
+    return Math.max(Math.floor(ms / (this.#indexMs ?? FIRST_INDEX_MS)), 1);
   }
 
   /** A step took `ms` for so many prompt tokens and decoded ones. */
@@ -37,7 +40,7 @@ export class StepPace {
       this.#decodeMs = mix(this.#decodeMs, ms / decoded);
     } else {
       // A tenth at least, for when decoding was faster than it used to be.
-      const left = Math.max(ms - decoded * this.#decodeMs, ms / 10);
+      const left = Math.max(ms - decoded * (this.#decodeMs ?? 0), ms / 10);
       this.#prefillMs = mix(this.#prefillMs, left / prefilled);
     }
   }
@@ -48,6 +51,6 @@ export class StepPace {
   }
 }
 
-function mix(before: number, newest: number): number {
-  return before === 0 ? newest : before + NEWEST * (newest - before);
+function mix(before: number | undefined, newest: number): number {
+  return before === undefined ? newest : before + NEWEST * (newest - before);
 }

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { AttentionPolicy } from '../src/attention-policy.js';
 import { densePolicy } from '../src/dense-policy.js';
 import { GenerationFailedError } from '../src/engine-errors.js';
@@ -89,6 +89,41 @@ describe('generation', () => {
       expect(together[i]!.tokens).toEqual(alone!.tokens);
       expect(together[i]!.tokens.length).toBe(6 + i);
     }
+  });
+});
+
+describe('streams', () => {
+  it('wait no longer than maxStallMs for the prompts of others, once a step has been timed', async () => {
+    let clock = 1;
+    vi.spyOn(performance, 'now').mockImplementation(() => clock);
+    const { engine, llama } = await referenceEngine(model, { maxStallMs: 60 });
+    const waits: number[] = [];
+    let prefilled = 0;
+    const run = llama.forward.bind(llama);
+    llama.forward = (entries) => {
+      const decoded = entries.filter(({ tokens }) => tokens.length === 1).length;
+      const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0) - decoded;
+      const ms = 0.4 * rows + 5 * decoded;
+      clock += ms;
+      if (decoded > 0) {
+        waits.push(ms);
+        prefilled += rows;
+      }
+      return run(entries);
+    };
+    const { id, outcome } = submit(engine, { prompt: model.prompt, maxTokens: 1000, ignoreEos: true });
+    for (let i = 0; i < 3; i += 1) engine.step();
+    const before = outcome.tokens.length;
+    const { outcome: long } = submit(engine, { prompt: prompt('stall', 900), maxTokens: 1, ignoreEos: true });
+    while (!long.end) engine.step();
+    engine.abort(id);
+    vi.restoreAllMocks();
+    // Every step of the long prompt had a token of the stream in it.
+    expect(prefilled).toBe(900);
+    expect(outcome.tokens.length).toBe(before + waits.length - 2);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(60);
+    // And it was not cut finer than that.
+    expect(waits.length - 2).toBe(Math.ceil(900 / 128));
   });
 });
 
