@@ -2,6 +2,8 @@ import { Device, type DeviceOptions } from '../src/device.js';
 import type { Native, Status } from '../src/native.js';
 
 const MEGABYTE = 2 ** 20;
+/** Questions, and giving back. */
+const NEVER_FAILS = /^(error|device|versions|open|detach|free|unpin|destroy|setDevice)|Workspace$/;
 
 /** What a {@link FakeNative} saw: the name of a call and its arguments. */
 export interface Call {
@@ -21,6 +23,8 @@ export class FakeNative {
   readonly problems: string[] = [];
   /** Status to return from the next call of a name. */
   readonly failures = new Map<string, Status>();
+  /** The so many-th call from now that allocates, queues or waits fails with `status`. */
+  failAt: { calls: number; status: Status } | undefined;
   cublasLt = { open: false, path: '', whyNot: 'the fake has none', workspaceBytes: 0 };
   totalMemory = 1024 * MEGABYTE;
   #next = 0x7f0000000000;
@@ -50,11 +54,21 @@ export class FakeNative {
         ? 'cuda'
         : (...args: unknown[]) => {
             this.calls.push({ name, args });
-            const failure = this.failures.get(name);
-            if (failure !== undefined) this.failures.delete(name);
+            const failure = this.failures.get(name) ?? this.#due(name);
+            this.failures.delete(name);
             return this.#answer(name, args, failure ?? 0);
           },
   });
+
+  /** The status that a call is to fail with, if its turn has come. */
+  #due(name: string): Status | undefined {
+    if (this.failAt === undefined || NEVER_FAILS.test(name)) return undefined;
+    this.failAt.calls -= 1;
+    if (this.failAt.calls > 0) return undefined;
+    const { status } = this.failAt;
+    this.failAt = undefined;
+    return status;
+  }
 
   #take(bytes: number): number {
     const address = this.#next;

@@ -1,4 +1,3 @@
-import type { DeviceArray } from '../device-array.js';
 import { InvalidArgumentError, OutOfMemoryError } from '../errors.js';
 import { checkHeads } from '../kernels/heads.js';
 import { PAGE_TOKENS } from '../kv-view.js';
@@ -43,7 +42,8 @@ export class CudaKvCache implements Disposable {
   readonly #options: CudaKvCacheOptions;
   readonly #pool: PagePool;
   readonly #live = new Set<CudaKvSequence>();
-  readonly #buffers: StepBuffers[];
+  readonly #buffers: StepBuffers[] = [];
+  readonly #owned: Disposable[] = [];
   readonly #loader: KeyLoader | undefined;
   #steps = 0;
 
@@ -67,17 +67,13 @@ export class CudaKvCache implements Disposable {
       );
     }
     const { device } = backend;
-    const made: Disposable[] = [];
     try {
       const elements = (pages * PagePool.pageBytes(options)) / 2;
-      const memory: DeviceArray<'bf16'> = device.array('bf16', elements);
-      this.#pool = new PagePool(memory, pages, options);
-      made.push(this.#pool);
-      this.#buffers = Array.from({ length: STEPS }, () => new StepBuffers(backend, options));
-      made.push(...this.#buffers);
-      this.#loader = host && new KeyLoader(device, this.#buffers[0]!.copies, options);
+      this.#pool = this.#own(new PagePool(device.array('bf16', elements), pages, options));
+      for (let i = 0; i < STEPS; i += 1) this.#buffers.push(this.#own(new StepBuffers(backend, options)));
+      this.#loader = host && this.#own(new KeyLoader(device, this.#buffers[0]!.copies, options));
     } catch (error) {
-      for (const thing of made) thing[Symbol.dispose]();
+      this.#free();
       throw error;
     }
   }
@@ -224,9 +220,17 @@ export class CudaKvCache implements Disposable {
 
   [Symbol.dispose](): void {
     for (const sequence of [...this.#live]) sequence[Symbol.dispose]();
-    for (const buffers of this.#buffers) buffers[Symbol.dispose]();
-    this.#pool[Symbol.dispose]();
+    this.#free();
     this.#options.host?.[Symbol.dispose]();
+  }
+
+  #own<T extends Disposable>(thing: T): T {
+    this.#owned.push(thing);
+    return thing;
+  }
+
+  #free(): void {
+    for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
   }
 
   #onHost(what: string): HostCache {

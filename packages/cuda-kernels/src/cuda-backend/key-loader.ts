@@ -27,22 +27,30 @@ interface Buffer {
 }
 
 /** Brings keys and values from host memory to the device, one stretch being copied while the next is read. */
-export class KeyLoader {
+export class KeyLoader implements Disposable {
   readonly #shape: { kvHeads: number; headDim: number };
   readonly #copies: Stream;
-  readonly #buffers: Buffer[];
+  readonly #buffers: Buffer[] = [];
+  readonly #owned: Disposable[] = [];
 
   constructor(device: Device, copies: Stream, shape: { kvHeads: number; headDim: number }) {
     this.#shape = shape;
     this.#copies = copies;
+    const own = <T extends Disposable>(thing: T): T => {
+      this.#owned.push(thing);
+      return thing;
+    };
     const elements = 2 * STRETCH_TOKENS * shape.kvHeads * shape.headDim;
-    this.#buffers = [0, 1].map(() => ({
-      pinned: device.pinned('f32', elements),
-      array: device.array('f32', elements),
-      copied: device.event(),
-      read: device.event(),
-      used: false,
-    }));
+    try {
+      for (let i = 0; i < 2; i += 1) {
+        const pinned = own(device.pinned('f32', elements));
+        const array = own(device.array('f32', elements));
+        this.#buffers.push({ pinned, array, copied: own(device.event()), read: own(device.event()), used: false });
+      }
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** Bytes of device memory of a loader. */
@@ -81,5 +89,9 @@ export class KeyLoader {
     scatterRows(stream, { out: target.values, x: buffer.array.view(half), ...shape });
     stream.record(buffer.read);
     buffer.used = true;
+  }
+
+  [Symbol.dispose](): void {
+    for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
   }
 }

@@ -16,7 +16,7 @@ export class Upload<T extends DType> implements Disposable {
   readonly #device: Device;
   readonly #dtype: T;
   #array: DeviceArray<T> | undefined;
-  #buffers: { pinned: PinnedArray<T>; copied: Event; used: boolean }[] = [];
+  #buffers: { pinned: PinnedArray<T>; copied: Event | undefined; used: boolean }[] = [];
 
   constructor(device: Device, dtype: T) {
     this.#device = device;
@@ -28,12 +28,12 @@ export class Upload<T extends DType> implements Disposable {
     if (this.#array === undefined || this.#array.length < data.length) this.#grow(data.length);
     const buffer = this.#buffers.shift()!;
     this.#buffers.push(buffer);
-    if (buffer.used) buffer.copied.synchronize();
+    if (buffer.used) buffer.copied!.synchronize();
     buffer.pinned.host.set(data as never);
     const array = this.#array!;
     const { length } = data;
     stream.copyMatrix(array, buffer.pinned, { rows: 1, width: length, toStride: length, fromStride: length });
-    stream.record(buffer.copied);
+    stream.record(buffer.copied!);
     buffer.used = true;
     return array;
   }
@@ -43,17 +43,24 @@ export class Upload<T extends DType> implements Disposable {
     this.#array = undefined;
     for (const { pinned, copied } of this.#buffers.splice(0)) {
       pinned[Symbol.dispose]();
-      copied[Symbol.dispose]();
+      copied?.[Symbol.dispose]();
     }
   }
 
   #grow(length: number): void {
     const room = Math.max(LEAST, 2 ** Math.ceil(Math.log2(length)));
     this[Symbol.dispose]();
-    this.#array = this.#device.array(this.#dtype, room);
-    for (let i = 0; i < 2; i += 1) {
-      const pinned = this.#device.pinned(this.#dtype, room);
-      this.#buffers.push({ pinned, copied: this.#device.event(), used: false });
+    try {
+      for (let i = 0; i < 2; i += 1) {
+        const pinned = this.#device.pinned(this.#dtype, room);
+        const buffer = { pinned, copied: undefined as Event | undefined, used: false };
+        this.#buffers.push(buffer);
+        buffer.copied = this.#device.event();
+      }
+      this.#array = this.#device.array(this.#dtype, room);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
     }
   }
 }

@@ -1,0 +1,423 @@
+// The cache against a device that computes nothing and checks everything: what is called, in which order, with what, and what
+// remains after failures at every call.
+import { describe, expect, it } from 'vitest';
+import {
+  type AttendOptions,
+  CudaBackend,
+  CudaKernelsError,
+  CudaKvCache,
+  type CudaKvSequence,
+  DeviceLostError,
+  DisposedError,
+  InvalidArgumentError,
+  OutOfMemoryError,
+  type Sampling,
+} from '../src/index.js';
+import { FakeHostCache } from './fake-host-cache.js';
+import { FakeNative } from './fake-native.js';
+
+const SHAPE = { layers: 3, queryHeads: 4, kvHeads: 2, headDim: 16, maxRows: 200 };
+const PAGE = 64 * 2 * 2 * 16 * 2; // bytes of 64 tokens of a layer
+const ILLEGAL_ADDRESS = 700;
+const OUT_OF_MEMORY = 2;
+const INVALID_VALUE = 1;
+const sampling: Sampling = { selector: {}, begin: 4, end: 60 };
+/** Layer 0 is dense. */
+const sampled = (layer: number) => (layer === 0 ? null : sampling);
+
+interface Entry {
+  sequence: CudaKvSequence;
+  tokens: number;
+  sampling?: (layer: number) => Sampling | null;
+}
+
+function setUp({ pages = 60, onHost = true }: { pages?: number; onHost?: boolean } = {}) {
+  const fake = new FakeNative();
+  const backend = new CudaBackend({ pool: {}, threads: 2 }, fake.native);
+  const host = new FakeHostCache(fake);
+  const cache = new CudaKvCache({ backend, ...SHAPE, deviceBytes: pages * PAGE, ...(onHost && { host }) });
+  const tensors = (rows: number) => ({
+    qkv: backend.tensor(rows * 8 * 16),
+    rotations: backend.tensor(rows * 16),
+    output: backend.tensor(rows * 4 * 16),
+  });
+  /** A group's way through all layers, as a model goes it: it yields where another group may take its turn. */
+  function* pass(entries: Entry[], name = 'pass'): Generator<void, void> {
+    const rows = entries.reduce((sum, { tokens }) => sum + tokens, 0);
+    const activations = tensors(rows);
+    const step = cache.step(entries);
+    try {
+      for (let layer = 0; layer < SHAPE.layers; layer += 1) {
+        fake.calls.push({ name: `${name} computes`, args: [layer] });
+        const options: AttendOptions = { sampling: entries.map((entry) => entry.sampling?.(layer) ?? null) };
+        step.begin(layer, activations, options);
+        yield;
+        step.finish(layer);
+      }
+      step.end();
+    } catch (error) {
+      step.rollback();
+      throw error;
+    } finally {
+      for (const tensor of Object.values(activations)) tensor[Symbol.dispose]();
+    }
+  }
+  const run = (entries: Entry[]) => {
+    for (const _ of pass(entries));
+  };
+  const dispose = () => {
+    cache[Symbol.dispose]();
+    backend[Symbol.dispose]();
+  };
+  return { fake, backend, host, cache, pass, run, dispose };
+}
+
+const INTERESTING =
+  /^(ropeSplit|rope|attention(Prefill|Decode)|mergeAttention|copyMatrix|recordEvent|waitEvent|synchronizeEvent|scatterRows|host\.\w+|.* computes)$/;
+const order = (fake: FakeNative) => fake.names.filter((name) => INTERESTING.test(name));
+
+describe('one step', () => {
+  it('of a prompt leaves for host memory while the next layer computes', () => {
+    const { fake, cache, run, dispose } = setUp();
+    const sequence = cache.open();
+    run([{ sequence, tokens: 70 }]); // makes the tables' buffers
+    fake.forget();
+    run([{ sequence, tokens: 70 }]);
+    const names = order(fake);
+    const layer = ['ropeSplit', 'rope', 'recordEvent', 'waitEvent', 'copyMatrix', 'recordEvent', 'attentionPrefill'];
+    expect(names).toEqual([
+      'host.step',
+      'pass computes',
+      'copyMatrix',
+      'recordEvent',
+      ...layer,
+      'waitEvent', // the next layer writes where this one's rows are read
+      'pass computes',
+      ...layer,
+      'waitEvent',
+      'pass computes',
+      'ropeSplit',
+      'rope',
+      'synchronizeEvent', // the third layer takes the first one's place
+      'host.append',
+      'recordEvent',
+      'waitEvent',
+      'copyMatrix',
+      'recordEvent',
+      'attentionPrefill',
+      'waitEvent',
+      'synchronizeEvent',
+      'host.append',
+      'synchronizeEvent',
+      'host.append',
+    ]);
+    const appended = fake.calls.filter(({ name }) => name === 'host.append').map(({ args }) => args[0]);
+    expect(appended).toEqual([0, 1, 2]);
+    // Keys and values of 70 rows: of each row the last 4 of 8 heads.
+    const copies = fake.calls.filter(({ name, args }) => name === 'copyMatrix' && args[6] === 70);
+    expect(copies).toHaveLength(3);
+    for (const { args } of copies) expect(args.slice(2, 7)).toEqual([512, expect.any(Number), 512, 256, 70]);
+    expect(fake.problems).toEqual([]);
+    dispose();
+    expect(fake.live).toBe(0);
+  });
+
+  it('that samples attends in host memory after its rows have arrived, and brings the result back', () => {
+    const { fake, cache, run, dispose } = setUp();
+    const sequence = cache.open();
+    run([{ sequence, tokens: 90 }]);
+    const held = cache.devicePages.bytesUsed;
+    fake.forget();
+    run([{ sequence, tokens: 1, sampling: sampled }]);
+    const names = order(fake).slice(order(fake).indexOf('pass computes'));
+    const second = names.slice(names.indexOf('pass computes', 1), names.lastIndexOf('pass computes'));
+    expect(second).toEqual([
+      'pass computes',
+      'ropeSplit',
+      'rope',
+      'recordEvent',
+      'waitEvent',
+      'copyMatrix',
+      'recordEvent',
+      'synchronizeEvent',
+      'host.append',
+      'host.attend',
+      'copyMatrix',
+      'waitEvent',
+    ]);
+    const attended = fake.calls.filter(({ name }) => name === 'host.attend').map(({ args }) => args);
+    expect(attended).toEqual([
+      [1, [sampling]],
+      [2, [sampling]],
+    ]);
+    expect(fake.names.filter((name) => name === 'attentionDecode')).toHaveLength(1);
+    // The device has given up the layers that are sampled: a third of the pages remains.
+    expect(cache.devicePages.bytesUsed).toBe(held / 3);
+    expect(sequence.length).toBe(91);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('in two groups: each attends while the other one computes', () => {
+    const { fake, cache, run, pass, dispose } = setUp();
+    const [a, b] = [cache.open(), cache.open()];
+    run([{ sequence: a, tokens: 90 }]);
+    run([{ sequence: b, tokens: 80 }]);
+    run([
+      { sequence: a, tokens: 1, sampling: sampled },
+      { sequence: b, tokens: 1, sampling: sampled },
+    ]);
+    fake.forget();
+    const [first, second] = [
+      pass([{ sequence: a, tokens: 1, sampling: sampled }], 'a'),
+      pass([{ sequence: b, tokens: 1, sampling: sampled }], 'b'),
+    ];
+    for (let turn = 0; turn <= SHAPE.layers; turn += 1) for (const group of [first, second]) group.next();
+    const schedule = fake.calls.flatMap(({ name, args }) =>
+      /computes|host.attend/.test(name) ? [`${name} ${args[0]}`] : [],
+    );
+    expect(schedule).toEqual([
+      'a computes 0',
+      'b computes 0',
+      'a computes 1',
+      'b computes 1',
+      'host.attend 1', // a's, with b's layer 1 queued
+      'a computes 2',
+      'host.attend 1', // b's, with a's layer 2 queued
+      'b computes 2',
+      'host.attend 2',
+      'host.attend 2',
+    ]);
+    // The groups' rows travel through different buffers.
+    const targets = new Set(
+      fake.calls.flatMap(({ name, args }) => (name === 'copyMatrix' && args[6] === 1 ? [args[1]] : [])),
+    );
+    expect(targets.size).toBeGreaterThan(4);
+    expect([a.length, b.length]).toEqual([92, 82]);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('of a context that the device does not hold reads it from host memory in stretches', () => {
+    const { fake, cache, run, dispose } = setUp({
+      pages: CudaKvCache.leastPages({ ...SHAPE, host: {} as FakeHostCache }),
+    });
+    const sequence = cache.open();
+    for (let i = 0; i < 6; i += 1) run([{ sequence, tokens: 200 }]);
+    fake.forget();
+    run([{ sequence, tokens: 130 }]);
+    const read = fake.calls.filter(({ name }) => name === 'host.readKeys').map(({ args }) => args);
+    expect(read.filter(([layer]) => layer === 1)).toEqual([
+      [1, 0, 0, 512],
+      [1, 1, 0, 512],
+      [1, 0, 512, 1024],
+      [1, 1, 512, 1024],
+      [1, 0, 1024, 1200],
+      [1, 1, 1024, 1200],
+    ]);
+    expect(fake.names.filter((name) => name === 'mergeAttention')).toHaveLength(9);
+    const prefill = fake.calls.filter(({ name }) => name === 'attentionPrefill').map(({ args }) => args);
+    // The step's own keys first, then the stretches: queries, keys, ..., position of the first query, of the first key.
+    expect(prefill.slice(0, 4).map((args) => [args[11], args[12], args[16], args[17]])).toEqual([
+      [130, 130, 1200, 1200],
+      [130, 512, 1200, 0],
+      [130, 512, 1200, 512],
+      [130, 176, 1200, 1024],
+    ]);
+    expect(cache.devicePages.bytesUsed).toBe(0);
+    // One that decodes attends in host memory.
+    fake.forget();
+    run([{ sequence, tokens: 1 }]);
+    expect(fake.names.filter((name) => /attend|attention/.test(name) && !/Workspace/.test(name))).toEqual(
+      Array(3).fill('host.attend'),
+    );
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+});
+
+describe('pages', () => {
+  it('are shared by forks, copied where one goes on, and free again when all are gone', () => {
+    const { fake, cache, run, dispose } = setUp({ onHost: false });
+    const sequence = cache.open();
+    run([{ sequence, tokens: 100 }]);
+    expect(cache.bytes).toBe(6 * PAGE);
+    const fork = sequence.fork();
+    expect(cache.bytes).toBe(6 * PAGE);
+    fake.forget();
+    run([{ sequence: fork, tokens: 1 }]);
+    expect(fake.names.filter((name) => name === 'copy')).toHaveLength(3); // the half-filled page of each layer
+    expect(cache.bytes).toBe(9 * PAGE);
+    fork.truncate(64);
+    expect([cache.bytes, fork.length]).toEqual([6 * PAGE, 64]);
+    run([{ sequence: fork, tokens: 1 }]);
+    expect(fake.names.filter((name) => name === 'copy')).toHaveLength(3);
+    sequence[Symbol.dispose]();
+    expect(cache.bytes).toBe(6 * PAGE);
+    fork[Symbol.dispose]();
+    fork[Symbol.dispose]();
+    expect(cache.bytes).toBe(0);
+    expect(() => fork.length).toThrow(DisposedError);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('run out with nothing changed', () => {
+    const { cache, run, dispose } = setUp({ pages: 8, onHost: false });
+    const [a, b] = [cache.open(), cache.open()];
+    run([{ sequence: a, tokens: 100 }]);
+    expect(() => run([{ sequence: b, tokens: 65 }])).toThrow(OutOfMemoryError);
+    expect([a.length, b.length, cache.bytes]).toEqual([100, 0, 6 * PAGE]);
+    a[Symbol.dispose]();
+    run([{ sequence: b, tokens: 65 }]);
+    dispose();
+  });
+
+  it('of sequences unused for longest make room; what comes back is read from host memory', () => {
+    const { fake, cache, run, dispose } = setUp({ pages: 14 });
+    const [old, recent, third] = [cache.open(), cache.open(), cache.open()];
+    run([{ sequence: old, tokens: 100 }]);
+    run([{ sequence: recent, tokens: 100 }]);
+    run([{ sequence: third, tokens: 60 }]); // 3 more: 15 of 14
+    expect(cache.devicePages.bytesUsed).toBe(9 * PAGE);
+    fake.forget();
+    recent[Symbol.dispose]();
+    run([{ sequence: old, tokens: 30 }]); // a question over what was given up
+    expect(
+      fake.calls.filter(({ name, args }) => name === 'host.readKeys' && args[0] === 2).map(({ args }) => args),
+    ).toEqual([
+      [2, 0, 0, 100],
+      [2, 1, 0, 100],
+    ]);
+    expect(fake.names.filter((name) => name === 'scatterRows')).toHaveLength(6);
+    expect(cache.devicePages.bytesUsed).toBe(12 * PAGE);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+});
+
+describe('failures', () => {
+  const scenario = ({ cache, run, pass }: ReturnType<typeof setUp>, kept: { a: CudaKvSequence; b: CudaKvSequence }) => {
+    const { a, b } = kept;
+    const before = [a.length, b.length];
+    try {
+      run([{ sequence: a, tokens: 70 }]);
+      const groups = [
+        pass([{ sequence: a, tokens: 1, sampling: sampled }]),
+        pass([{ sequence: b, tokens: 1, sampling: sampled }]),
+      ];
+      try {
+        for (let turn = 0; turn <= SHAPE.layers; turn += 1) for (const group of groups) group.next();
+      } finally {
+        for (const group of groups) group.return();
+      }
+      using fork = a.fork();
+      run([
+        { sequence: fork, tokens: 30 },
+        { sequence: b, tokens: 1 },
+      ]);
+    } finally {
+      for (const [i, sequence] of [a, b].entries()) if (sequence.length > before[i]!) sequence.truncate(before[i]!);
+    }
+    return cache;
+  };
+  const prepared = () => {
+    const parts = setUp();
+    const kept = { a: parts.cache.open(), b: parts.cache.open() };
+    parts.run([{ sequence: kept.a, tokens: 40 }]);
+    parts.run([{ sequence: kept.b, tokens: 80 }]);
+    return { parts, kept };
+  };
+
+  it.each([
+    ['an error', INVALID_VALUE],
+    ['no memory', OUT_OF_MEMORY],
+  ])('%s at every call: sequences are as they were, and everything works afterwards', (_, status) => {
+    let calls = 1;
+    for (; ; calls += 1) {
+      const { parts, kept } = prepared();
+      parts.fake.failAt = { calls, status };
+      let failed: unknown;
+      try {
+        scenario(parts, kept);
+      } catch (error) {
+        failed = error;
+      }
+      const done = parts.fake.failAt !== undefined; // there are no more calls
+      parts.fake.failAt = undefined;
+      if (!done) expect(failed, `call ${calls}`).toBeInstanceOf(CudaKernelsError);
+      expect([kept.a.length, kept.b.length], `call ${calls}`).toEqual([40, 80]);
+      scenario(parts, kept);
+      parts.dispose();
+      expect([parts.fake.live, parts.fake.problems], `call ${calls}`).toEqual([0, []]);
+      expect(parts.host.open_.size).toBe(0);
+      if (done) break;
+    }
+    expect(calls).toBeGreaterThan(100);
+  });
+
+  it('a lost device says so at every call from then on, and leaves host memory as it was', () => {
+    const { parts, kept } = prepared();
+    parts.fake.failAt = { calls: 40, status: ILLEGAL_ADDRESS };
+    expect(() => scenario(parts, kept)).toThrow(DeviceLostError);
+    expect(parts.backend.failure).toMatch(/Everything on the device is lost/);
+    expect(() => scenario(parts, kept)).toThrow(DeviceLostError);
+    expect([kept.a.length, kept.b.length]).toEqual([40, 80]);
+    expect([...parts.host.open_].map(({ length }) => length)).toEqual([40, 80]);
+    parts.dispose();
+    expect([parts.fake.live, parts.fake.problems]).toEqual([0, []]);
+  });
+
+  it('of the host’s cache leave no step behind', () => {
+    for (const call of ['host.step', 'host.append', 'host.attend']) {
+      const { parts, kept } = prepared();
+      parts.host.failures.set(call, new Error('the host fails'));
+      expect(() => scenario(parts, kept)).toThrow('the host fails');
+      expect([...parts.host.open_].map(({ length }) => length)).toEqual([40, 80]);
+      scenario(parts, kept);
+      parts.dispose();
+      expect([parts.fake.live, parts.fake.problems]).toEqual([0, []]);
+    }
+  });
+
+  it('when it is made leave nothing allocated', () => {
+    for (let calls = 1; ; calls += 1) {
+      const fake = new FakeNative();
+      const backend = new CudaBackend({ pool: {}, threads: 2 }, fake.native);
+      const { live } = fake;
+      fake.failAt = { calls, status: OUT_OF_MEMORY };
+      const make = () => new CudaKvCache({ backend, ...SHAPE, deviceBytes: 20 * PAGE, host: new FakeHostCache(fake) });
+      try {
+        make()[Symbol.dispose]();
+      } catch (error) {
+        expect(error).toBeInstanceOf(OutOfMemoryError);
+      }
+      expect(fake.live, `call ${calls}`).toBe(live);
+      if (fake.failAt !== undefined) break;
+    }
+  });
+});
+
+describe('arguments', () => {
+  it('that do not fit are refused with nothing changed', () => {
+    const { cache, dispose } = setUp({ onHost: false });
+    const sequence = cache.open();
+    const step = (entries: Entry[]) => () => cache.step(entries);
+    expect(step([])).toThrow(InvalidArgumentError);
+    expect(step([{ sequence, tokens: 201 }])).toThrow(/1 to 200 rows, not 201/);
+    expect(step([{ sequence, tokens: 0 }])).toThrow(/tokens/);
+    expect(
+      step([
+        { sequence, tokens: 1 },
+        { sequence, tokens: 1 },
+      ]),
+    ).toThrow(/once in a step/);
+    expect(() => sequence.truncate(1)).toThrow(/has only 0 tokens/);
+    expect(() => cache.readKeys(sequence, 0, 0, 0, 1)).toThrow(/end must be/);
+    expect(() => cache.save(sequence, '/tmp/x')).toThrow(/on the device alone/);
+    sequence[Symbol.dispose]();
+    expect(step([{ sequence, tokens: 1 }])).toThrow(DisposedError);
+    expect(() => setUp({ pages: 2 })).toThrow(OutOfMemoryError);
+    dispose();
+  });
+});
