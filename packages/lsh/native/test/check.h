@@ -22,6 +22,7 @@
   }())
 
 void ContainerRefusesDamage();
+void DamagedFilesAreHarmless();
 void KeySketchesAreRight();
 
 #endif  // MAGICPIG_LSH_TEST_CHECK_H_

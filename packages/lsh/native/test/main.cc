@@ -224,6 +224,7 @@ int main() {
   CandidatesAreExact(BestKernels(), 16, 2);
   SelectorSelects();
   ContainerRefusesDamage();
+  DamagedFilesAreHarmless();
   KeySketchesAreRight();
   std::printf("ok: %zu instruction sets\n", AllKernels().size());
 }
