@@ -123,7 +123,7 @@ export class Memory implements Disposable {
       if (tokens.length < LEAST_SNAPSHOT_TOKENS || this.#saved.get(node) === tokens.length) continue;
       if (this.#snapshots!.covers(content)) continue;
       this.#saved.set(node, tokens.length);
-      const bytes = this.#cache.bytesFor(tokens.length) + (node.kept?.state.bytes ?? 0);
+      const bytes = this.#cache.bytesFor(tokens.length) + (node.kept?.bytes ?? 0);
       this.#snapshots!.save(content, node.cache, node.kept?.state.save?.() ?? {}, bytes);
       return true;
     }

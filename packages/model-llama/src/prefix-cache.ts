@@ -18,7 +18,7 @@ class Node {
   /** Keys and values of all tokens up to `end`; ancestors' pages are shared. */
   cache: KvSequence;
   /** A policy's state, of a sequence that begins with the node's first tokens, so many from the start. */
-  kept: { policy: string; state: KeptAttention; tokens: number } | undefined;
+  kept: { policy: string; state: KeptAttention; tokens: number; bytes: number } | undefined;
   /** Running sequences that share pages up to here: evicting them would free nothing. */
   holders = 0;
   lastUse = 0;
@@ -33,11 +33,6 @@ class Node {
 
   get start(): number {
     return this.end - this.tokens.length;
-  }
-
-  dispose(): void {
-    this.kept?.state[Symbol.dispose]();
-    this.cache[Symbol.dispose]();
   }
 }
 
@@ -64,6 +59,8 @@ export class PrefixCache implements Disposable {
   readonly #blockBytes: number;
   readonly #root: Node;
   #uses = 0;
+  #tokens = 0; // in all nodes
+  #keptBytes = 0;
 
   /**
    * @param empty An empty sequence, for the root.
@@ -77,16 +74,12 @@ export class PrefixCache implements Disposable {
 
   /** Bytes of policies' state. */
   get keptBytes(): number {
-    let sum = 0;
-    for (const { kept } of this.#subtree(this.#root)) sum += kept?.state.bytes ?? 0;
-    return sum;
+    return this.#keptBytes;
   }
 
   /** Bytes of pages and state; pages in use by running sequences are counted too. */
   get bytes(): number {
-    let blocks = 0;
-    for (const { tokens } of this.#subtree(this.#root)) blocks += tokens.length / this.blockTokens;
-    return blocks * this.#blockBytes + this.keptBytes;
+    return (this.#tokens / this.blockTokens) * this.#blockBytes + this.#keptBytes;
   }
 
   /** The longest beginning of the first `limit` tokens that is here and of use to a policy, if there is any. */
@@ -141,8 +134,10 @@ export class PrefixCache implements Disposable {
 
   /** Keeps a policy's state with the `tokens` tokens that were inserted of its sequence, in place of older state there. */
   attach(node: PrefixNode, policy: string, state: KeptAttention, tokens: number): void {
-    node.kept?.state[Symbol.dispose]();
-    node.kept = { policy, state, tokens: this.#wholeBlocks(tokens) };
+    this.#detach(node)?.state[Symbol.dispose]();
+    const { bytes } = state;
+    node.kept = { policy, state, tokens: this.#wholeBlocks(tokens), bytes };
+    this.#keptBytes += bytes;
   }
 
   /**
@@ -159,7 +154,7 @@ export class PrefixCache implements Disposable {
         const both = Math.min(shared, kept?.tokens ?? 0);
         if (kept?.policy !== policy || kept.state.leastTokens > both) continue;
         const fork = kept.state.fork?.();
-        if (!fork) one.kept = undefined;
+        if (!fork) this.#detach(one);
         return { state: fork ?? kept.state, tokens: both };
       }
       shared = Math.min(shared, top.start);
@@ -185,7 +180,9 @@ export class PrefixCache implements Disposable {
     }
     if (!oldest) return false;
     oldest.parent!.children.delete(this.#key(oldest.origin, oldest.tokens, 0));
-    oldest.dispose();
+    this.#tokens -= oldest.tokens.length;
+    this.#detach(oldest)?.state[Symbol.dispose]();
+    oldest.cache[Symbol.dispose]();
     return true;
   }
 
@@ -196,8 +193,18 @@ export class PrefixCache implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const node of this.#subtree(this.#root)) node.dispose();
+    for (const node of this.#subtree(this.#root)) {
+      this.#detach(node)?.state[Symbol.dispose]();
+      node.cache[Symbol.dispose]();
+    }
     this.#root.children.clear();
+  }
+
+  #detach(node: Node): Node['kept'] {
+    const { kept } = node;
+    node.kept = undefined;
+    this.#keptBytes -= kept?.bytes ?? 0;
+    return kept;
   }
 
   #path(node: Node): { tokens: Int32Array; exactTokens: number } {
@@ -230,10 +237,12 @@ export class PrefixCache implements Disposable {
     node.cache = longer;
     node.tokens = tokens;
     node.end += run.length;
+    this.#tokens += run.length;
   }
 
   #append(parent: Node, run: Int32Array, origin: string, cache: KvSequence): Node {
     const end = parent.end + run.length;
+    this.#tokens += run.length;
     const node = new Node(run, end, origin, parent, cut(cache, end));
     parent.children.set(this.#key(origin, run, 0), node);
     return node;

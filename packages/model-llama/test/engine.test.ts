@@ -123,7 +123,7 @@ describe('streams', () => {
     expect(outcome.tokens.length).toBe(before + waits.length - 2);
     expect(Math.max(...waits)).toBeLessThanOrEqual(60);
     // And it was not cut finer than that.
-    expect(waits.length - 2).toBe(Math.ceil(900 / 128));
+    expect(waits.length - 2).toBe(Math.ceil(900 / 96));
   });
 });
 

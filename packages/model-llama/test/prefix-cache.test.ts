@@ -131,6 +131,7 @@ describe('prefix cache', () => {
     expect(take(text(1, 1, 1, 1))).toEqual({ state: near, tokens: 12 });
     expect(take(text(1, 1, 1, 1))).toEqual({ state: far, tokens: 8 });
     expect(take(text(1, 1, 1, 1))).toBeUndefined();
+    expect(cache.keptBytes).toBe(0);
   });
 
   it('does not give state to sequences that have too little in common with its own', () => {
@@ -156,6 +157,7 @@ describe('prefix cache', () => {
     cache.attach(insert(range(0, 8)), POLICY, first, 8);
     cache.attach(insert(range(0, 8)), POLICY, second, 8);
     expect([first.disposed, second.disposed]).toEqual([true, false]);
+    expect(cache.bytes).toBe(200 + 10);
     cache[Symbol.dispose]();
     expect(second.disposed).toBe(true);
   });
