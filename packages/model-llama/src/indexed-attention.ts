@@ -44,9 +44,10 @@ export function emptyLayers({ settings, config, create }: IndexedAttentionOption
 interface IndexingJob {
   /** End of the tokens that will be in them. */
   end: number;
-  /** The first layer, and in it the first KV head, that lacks them. */
+  /** The first layer, and in it the first KV head, that lacks them, and from which token on. */
   layer: number;
   kvHead: number;
+  from: number;
 }
 
 /**
@@ -109,7 +110,7 @@ export class IndexedAttention implements SequenceAttention {
 
   prepare(keys: number): void {
     if (this.ready) return;
-    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0 };
+    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0, from: 0 };
     const job = this.#job;
     const { settings, config, cache } = this.#options;
     const { sink } = settings;
@@ -117,17 +118,17 @@ export class IndexedAttention implements SequenceAttention {
     const count = job.end - sink;
     for (let worked = 0; worked < keys && job.layer < this.#layers.length; ) {
       const index = this.#layers[job.layer]!;
-      if (job.kvHead === 0) index.begin(count);
-      const from = sink + index.lacks(count);
+      if (job.kvHead === 0) job.from = sink + index.begin(count, this.#indexed > sink);
+      const { from } = job;
       const elements = (job.end - from) * headDim;
       if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
       const out = this.#scratch.subarray(0, elements);
       cache.readKeys(this.#sequence, index.layer, job.kvHead, from, job.end, out);
-      index.add(job.kvHead, count, out);
+      index.add(job.kvHead, out);
       worked += Math.max(job.end - from, 1);
       job.kvHead += 1;
       if (job.kvHead === kvHeads) {
-        index.finish(count);
+        index.finish();
         job.layer += 1;
         job.kvHead = 0;
       }

@@ -1,5 +1,5 @@
 import type { KeyIndex } from './key-index.js';
-import { meanKeys } from './mean-keys.js';
+import { meanKeys, outgrown } from './mean-keys.js';
 
 /** What the indexes of all layers of a policy have in common. */
 export interface LayerIndexOptions {
@@ -17,10 +17,12 @@ export class LayerIndex implements Disposable {
   #index: KeyIndex | undefined;
   #keys = 0;
   #meanKeys = 0;
-  /** What will take the place of the present one, around a newer mean. */
+  /** What will take the place of the present one, around another mean. */
   #next: KeyIndex | undefined;
+  /** Of the work begun. */
+  #goal = { keys: 0, meanKeys: 0 };
 
-  /** @param stagger See {@link meanKeys}. */
+  /** @param stagger See {@link outgrown}. */
   constructor(options: LayerIndexOptions, layer: number, stagger: number) {
     this.layer = layer;
     this.#options = options;
@@ -48,26 +50,28 @@ export class LayerIndex implements Disposable {
   }
 
   /**
-   * Keys that each head lacks before the index holds the first `keys` keys around the mean that belongs to them: the first
-   * of them, by number.
+   * Begins to bring the index to the first `keys` keys. Call {@link add} for each head, then {@link finish}.
+   *
+   * @param grown The context has grown since the index was last brought to its keys: the mean may stay for a while.
+   * @returns The first key, by number, that each head lacks.
    */
-  lacks(keys: number): number {
-    return this.#index && meanKeys(keys, this.#stagger) === this.#meanKeys ? Math.min(this.#keys, keys) : 0;
-  }
-
-  /** Begins to bring the index to `keys` keys. Call {@link add} for each head, then {@link finish}. */
-  begin(keys: number): void {
-    const from = this.lacks(keys);
-    if (from === 0) this.#next = this.#options.create();
-    else this.#truncate(from);
+  begin(keys: number, grown: boolean): number {
+    const stays = grown && this.#index && !outgrown(this.#meanKeys, keys, this.#stagger);
+    this.#goal = { keys, meanKeys: stays ? this.#meanKeys : meanKeys(keys) };
+    if (this.#index && this.#goal.meanKeys === this.#meanKeys) {
+      this.#truncate(Math.min(this.#keys, keys));
+      return this.#keys;
+    }
+    this.#next = this.#options.create();
+    return 0;
   }
 
   /**
-   * One head's keys from {@link lacks} on.
+   * The keys that one head lacks.
    *
-   * @param vectors [keys - lacks(keys), headDim]
+   * @param vectors [n, headDim]
    */
-  add(kvHead: number, keys: number, vectors: Float32Array): void {
+  add(kvHead: number, vectors: Float32Array): void {
     const { kvHeads, headDim } = this.#options;
     const head = this.layer * kvHeads + kvHead;
     if (!this.#next) {
@@ -75,19 +79,19 @@ export class LayerIndex implements Disposable {
       return;
     }
     // The first keys added make the mean.
-    const mean = meanKeys(keys, this.#stagger) * headDim;
+    const mean = this.#goal.meanKeys * headDim;
     this.#next.add(head, vectors.subarray(0, mean));
     if (mean < vectors.length) this.#next.add(head, vectors.subarray(mean));
   }
 
-  finish(keys: number): void {
+  finish(): void {
     if (this.#next) {
       this.#index?.[Symbol.dispose]();
       this.#index = this.#next;
-      this.#meanKeys = meanKeys(keys, this.#stagger);
+      this.#meanKeys = this.#goal.meanKeys;
       this.#next = undefined;
     }
-    this.#keys = keys;
+    this.#keys = this.#goal.keys;
   }
 
   /** Forgets what comes from keys after the first `keys`, and everything when the mean does; also what was not finished. */

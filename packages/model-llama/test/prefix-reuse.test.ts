@@ -91,6 +91,16 @@ describe.each([
     }
   });
 
+  it('for an answer that becomes much longer than its prompt', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const one = request(words('long answer', 200), attention, 500);
+    const [first, second] = [run(parts, one), run(parts, one)];
+    expect(stream(first)).toEqual(stream(await fresh(one)));
+    expect(stream(second)).toEqual(stream(first));
+    const longer = request(join(one.prompt, first.tokens, words('more', 50)), attention);
+    expect(stream(run(parts, longer))).toEqual(stream(await fresh(longer)));
+  });
+
   it('for prompts of all lengths around a page', async () => {
     using parts = await host({ prefixCache: 'prompts' });
     run(parts, request(words('lengths', 200), attention, 1));
