@@ -1,7 +1,8 @@
 import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
 import type { AttentionSettings } from './attention-options.js';
 import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attention-policy.js';
-import { IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
+import { emptyLayers, IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
+import { KeptIndexes } from './kept-indexes.js';
 import type { KvSequence } from './kv-cache.js';
 
 export type MagicPigSettings = Extract<AttentionSettings, { policy: 'magicpig' }>;
@@ -16,11 +17,6 @@ export interface MagicPigPolicyOptions extends Pick<IndexedAttentionOptions, 'co
 
 /** Tables in which a key must share the query's bucket (paper, Algorithm 1); a single table cannot have two. */
 const MIN_COLLISIONS = 2;
-
-/** How `@magicpig/lsh` keeps keys: in sorted segments of at most so many, the last keys in smaller ones and a list of codes. */
-const SEGMENT_KEYS = 65535;
-const SMALL_SEGMENTS = 4;
-const LISTED_KEYS = { least: 1024, most: 8192 };
 
 /**
  * Attention by LSH sampling (arXiv 2410.16179, Algorithm 1): decoded tokens attend exactly to the first `sink` and the last
@@ -50,11 +46,23 @@ export class MagicPigPolicy implements AttentionPolicy {
     if (keys === 0) return 0;
     // One layer's tables exist twice while they are built anew.
     const heads = (layers - denseLayers.length + 1) * kvHeads;
-    return heads * tableBytes(K, L, keys, headDim) + scratchBytes(L, keys, headDim);
+    const tables = SimHashTables.bytesFor(keys, { dim: headDim, bits: K, tables: L });
+    // On the way, a head's keys are there as float32, and its tables twice.
+    return heads * tables + tables + keys * headDim * 4;
   }
 
   open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
-    return new IndexedAttention({ ...this.#options, create: () => this.#emptyTables() }, sequence, kept);
+    return new IndexedAttention(this.#indexed, sequence, kept);
+  }
+
+  load(saved: Readonly<Record<string, Uint8Array>>): KeptAttention {
+    const use = { projection: this.projection, pool: this.#options.pool };
+    const open = (bytes: Uint8Array) => SimHashTables.fromBuffer(bytes, use);
+    return KeptIndexes.load(saved, emptyLayers(this.#indexed), this.settings.sink, open);
+  }
+
+  get #indexed(): IndexedAttentionOptions {
+    return { ...this.#options, create: () => this.#emptyTables() };
   }
 
   #emptyTables(): SimHashTables {
@@ -69,19 +77,4 @@ export class MagicPigPolicy implements AttentionPolicy {
       pool,
     });
   }
-}
-
-/** Bytes of the tables of one head, at most. */
-function tableBytes(bits: number, tables: number, keys: number, dim: number): number {
-  const segments = Math.ceil(keys / SEGMENT_KEYS) + SMALL_SEGMENTS;
-  const starts = segments * tables * (2 ** bits + 1) * 2;
-  const listed = Math.min(Math.max(2 ** bits / 4, LISTED_KEYS.least), LISTED_KEYS.most);
-  const ids = (keys + Math.min(keys, listed)) * tables * 2;
-  const norms = keys * 4 * 2; // grown ahead of need
-  return starts + ids + norms + dim * 4 + 1024;
-}
-
-/** Bytes that indexing one head takes on the way: its keys as float32, and their codes in a segment. */
-function scratchBytes(tables: number, keys: number, dim: number): number {
-  return keys * dim * 4 + Math.min(keys, SEGMENT_KEYS) * tables * 2;
 }

@@ -1,14 +1,18 @@
 /** Steps of the mean between one power of two and the next. */
 const STEPS = 8;
 
+/** The last part of the keys that the mean never covers: what follows a beginning that others share, a question. */
+const TAIL = 1 / 32;
+
 /**
  * Over how many of `keys` keys, from the first, the mean is taken when an index is built at the end of a prompt: the last
- * multiple of an eighth of a power of two, at least eight ninths of them. It depends on their number alone, so that prompts
- * that begin alike and are about as long can share an index.
+ * multiple of an eighth of a power of two before the tail, at least six sevenths of them. It depends on their number alone, so
+ * that prompts that begin alike and are about as long can share an index.
  */
 export function meanKeys(keys: number): number {
-  const step = Math.max(2 ** Math.floor(Math.log2(keys / STEPS)), 1);
-  return Math.floor(keys / step) * step;
+  const most = keys - Math.floor(keys * TAIL);
+  const step = Math.max(2 ** Math.floor(Math.log2(most / STEPS)), 1);
+  return Math.floor(most / step) * step;
 }
 
 /**

@@ -91,6 +91,21 @@ describe('snapshots', () => {
     expect(warnings).toEqual([]);
   });
 
+  it('bring hash tables back, which are not built again', async () => {
+    const one = request(words('tables', 1500));
+    await session([one], { prefixCache: 'prompts' });
+    using parts = await host({ prefixCache: 'prompts' });
+    let indexed = 0;
+    const readKeys = parts.cache.readKeys.bind(parts.cache);
+    parts.cache.readKeys = (...[sequence, layer, head, begin, end, out]: Parameters<typeof readKeys>) => {
+      indexed += end - begin;
+      return readKeys(sequence, layer, head, begin, end, out);
+    };
+    run(parts, { ...one, maxTokens: 2 });
+    // 1472 tokens are whole pages; the rest up to the window is added, in 3 layers of 2 KV heads.
+    expect(indexed).toBe(6 * (1500 - 16 - 1472));
+  });
+
   it('go on with a conversation, in one file', async () => {
     const prompt = words('system', 400);
     const [first] = await session([request(prompt)]);
