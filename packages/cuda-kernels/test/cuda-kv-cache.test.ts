@@ -273,6 +273,25 @@ describe('pages', () => {
     dispose();
   });
 
+  it('that decoding missed come back, those of layers that are attended to exactly', () => {
+    const { fake, cache, run, dispose } = setUp();
+    const { sequence } = cache.load('any'); // 100 tokens in host memory
+    run([{ sequence, tokens: 1, sampling: sampled }]);
+    expect(cache.devicePages.bytesUsed).toBe(2 * PAGE);
+    expect(fake.calls.flatMap(({ name, args }) => (name === 'host.readKeys' ? [args] : []))).toEqual([
+      [0, 0, 0, 101],
+      [0, 1, 0, 101],
+    ]);
+    fake.forget();
+    run([{ sequence, tokens: 1, sampling: sampled }]);
+    expect(fake.names.filter((name) => name === 'host.readKeys' || name === 'attentionDecode')).toEqual([
+      'attentionDecode',
+    ]);
+    expect(sequence.length).toBe(102);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
   it('of sequences unused for longest make room; what comes back is read from host memory', () => {
     const { fake, cache, run, dispose } = setUp({ pages: 14 });
     const [old, recent, third] = [cache.open(), cache.open(), cache.open()];

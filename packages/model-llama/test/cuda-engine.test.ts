@@ -1,4 +1,5 @@
 // Policies, batches, long contexts and failures on the emulated device.
+import type { CudaBackend } from '@magicpig/cuda-kernels';
 import { describe, expect, it } from 'vitest';
 import type { AttentionOptions } from '../src/api.js';
 import { CacheTooSmallError } from '../src/errors.js';
@@ -173,6 +174,24 @@ describe('contexts longer than the device’s memory', () => {
     });
     while (roomy.engine.step());
     expect(relativeError(row, outcome.trace!.logits)).toBeLessThan(2e-2);
+  });
+});
+
+describe('a device that is lost', () => {
+  it('fails what runs and what comes, says why, and leaves host memory to be freed', async () => {
+    const request = { prompt: prompt(100), maxTokens: 50, ignoreEos: true, attention: SAMPLED };
+    using parts = await deviceHost();
+    const { outcome } = submit(parts.engine, request);
+    while (outcome.tokens.length < 3) parts.engine.step();
+    const { native } = (parts.backend as CudaBackend).device;
+    native.emulatorFailCall!(20, 700); // cudaErrorIllegalAddress
+    while (parts.engine.step());
+    expect(String(outcome.error)).toMatch(/Everything on the device is lost; start a new process/);
+    expect((outcome.error as Error).message).toContain(parts.backend.failure);
+    const [later] = runAll(parts.engine, [request]);
+    expect(String(later!.error)).toMatch(/is lost/);
+    expect(parts.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+    native.emulatorFailCall!(0, 0);
   });
 });
 

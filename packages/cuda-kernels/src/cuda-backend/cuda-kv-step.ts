@@ -79,6 +79,8 @@ export class CudaKvStep {
   #slotStride = 0;
   /** Layers whose keys and values are on their way to host memory. */
   #travelling: number[] = [];
+  /** What decoding attended to in host memory for want of it on the device. */
+  readonly #wanted: { sequence: CudaKvSequence; layer: number }[] = [];
   /** Of the layer that was begun: the parts that host memory attends. */
   #onHost: { part: StepPart; options: AttendOptions }[] = [];
   #output: CudaTensor | undefined;
@@ -140,8 +142,11 @@ export class CudaKvStep {
           part,
           options: { sampling, ...(keysRead && { keysRead }), ...(lse && { logSumExp: lse }) },
         });
-        // What is sampled is not attended exactly again: the device need not hold it.
-        for (const [j, { sequence }] of part.entries.entries()) if (sampling[j] !== null) sequence.drop(layer);
+        // What is sampled is not attended exactly again: the device need not hold it. What is exact it had better hold.
+        for (const [j, { sequence }] of part.entries.entries()) {
+          if (sampling[j] !== null) sequence.drop(layer);
+          else if (sequence.pages[layer] === undefined) this.#wanted.push({ sequence, layer });
+        }
         continue;
       }
       if (this.#lse) {
@@ -186,10 +191,11 @@ export class CudaKvStep {
     if (this.#context.host !== undefined) backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
   }
 
-  /** Ends the step: host memory has all keys and values. */
+  /** Ends the step: host memory has all keys and values, and the device, where there is room, what the next step attends to exactly. */
   end(): void {
     for (const layer of [...this.#travelling]) this.#receive(layer);
     this.#release();
+    for (const { sequence, layer } of this.#wanted.splice(0)) this.#bringBack(sequence, layer);
   }
 
   /** Takes the step's tokens off again. */
@@ -312,11 +318,29 @@ export class CudaKvStep {
   /** Brings the tokens before the step back to the device, where it has given the layer up before. */
   #reload(layer: number, part: StepPart): void {
     if (!part.reloads.delete(layer)) return;
-    const { backend, pool, loader, host } = this.#context;
     const { sequence, tokens } = part.entries[0]!;
-    const before = sequence.length - tokens;
-    const slots = this.#slotsOf(sequence.pages[layer]!, before);
-    this.#eachStretch(before, (begin, end) =>
+    this.#load(sequence, layer, sequence.length - tokens);
+  }
+
+  /** All of a layer's tokens, if there are pages for them. */
+  #bringBack(sequence: CudaKvSequence, layer: number): void {
+    const { pool } = this.#context;
+    const pages = Math.ceil(sequence.length / PAGE_TOKENS);
+    if (pages > pool.free) return;
+    sequence.pages[layer] = Array.from({ length: pages }, () => pool.take());
+    try {
+      this.#load(sequence, layer, sequence.length);
+    } catch (error) {
+      sequence.drop(layer);
+      throw error;
+    }
+  }
+
+  /** The first tokens of a layer from host memory to their pages. */
+  #load(sequence: CudaKvSequence, layer: number, tokens: number): void {
+    const { backend, pool, loader, host } = this.#context;
+    const slots = this.#slotsOf(sequence.pages[layer]!, tokens);
+    this.#eachStretch(tokens, (begin, end) =>
       loader!.load(backend.stream, host!, sequence.host!, layer, begin, end, {
         keys: pool.keys,
         values: pool.values,
