@@ -41,3 +41,23 @@ export function runAll(engine: Engine, requests: EngineRequest[]): Outcome[] {
   while (engine.step());
   return outcomes;
 }
+
+/** Runs one request to its end. */
+export function runOne({ engine }: { engine: Engine }, request: EngineRequest): Outcome {
+  return runAll(engine, [request])[0]!;
+}
+
+/** Tokens and log-probabilities: equal only when all is equal to the last bit. */
+export function streamOf({ events }: Outcome): [number, number][] {
+  return events.flatMap((event) => (event.type === 'token' ? [[event.token, event.logprob] as [number, number]] : []));
+}
+
+/** Tokens of the prompt that were known from earlier requests. */
+export function cachedTokensOf({ end }: Outcome): number {
+  return end!.usage.cachedTokens;
+}
+
+/** Token ids behind each other. */
+export function joinTokens(...parts: ArrayLike<number>[]): Int32Array {
+  return Int32Array.from(parts.flatMap((part) => Array.from(part)));
+}

@@ -3,31 +3,13 @@ import { describe, expect, it } from 'vitest';
 import type { BatchResult, ForwardOptions, LlamaModel, LoadOptions } from '../src/api.js';
 import { ContextTooLongError, InvalidRequestError, ModelClosedError } from '../src/errors.js';
 import { loadLlama } from '../src/load-llama.js';
-import { createModelHost } from '../src/model-host.js';
 import { submit } from './collect.js';
 import { hashedIntegers } from './hashed-values.js';
-import { randomCheckpoint, tensorShapes } from './random-checkpoint.js';
 import { relativeError } from './relative-error.js';
+import { config, host as sampledHost } from './sampled-model.js';
 
-const config = {
-  architecture: 'llama',
-  vocabSize: 96,
-  hiddenSize: 64,
-  intermediateSize: 96,
-  layers: 4,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 32,
-  maxPositions: 4096,
-  rmsNormEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: { type: 'default' },
-  tiedEmbeddings: false,
-} as const;
 const { layers, queryHeads, kvHeads, headDim, vocabSize } = config;
-const checkpoint = randomCheckpoint({ name: 'forward', config, tensors: tensorShapes(config) });
-const host = (options: LoadOptions = {}) =>
-  createModelHost(checkpoint, { weights: 'f32', cacheBytes: 2 ** 27, threads: 2, ...options });
+const host = (options: LoadOptions = {}) => sampledHost({ weights: 'f32', ...options });
 const words = (name: string, tokens: number) => hashedIntegers(`forward/${name}`, tokens, vocabSize);
 
 type Parts = Awaited<ReturnType<typeof host>>;

@@ -1,34 +1,21 @@
 import { describe, expect, it } from 'vitest';
-import type { AttentionOptions, LoadOptions } from '../src/api.js';
+import type { AttentionOptions } from '../src/api.js';
 import type { EngineRequest } from '../src/engine.js';
 import { CacheTooSmallError } from '../src/errors.js';
-import { createModelHost, type ModelHost } from '../src/model-host.js';
-import { type Outcome, runAll, submit } from './collect.js';
+import type { ModelHost } from '../src/model-host.js';
+import {
+  cachedTokensOf as cachedTokens,
+  joinTokens as join,
+  type Outcome,
+  runOne as run,
+  runAll,
+  streamOf as stream,
+  submit,
+} from './collect.js';
 import { hashedIntegers } from './hashed-values.js';
-import { randomCheckpoint, tensorShapes } from './random-checkpoint.js';
-
-// 4 layers (0 dense), 4 query heads on 2 KV heads. Pages of 64 tokens.
-const config = {
-  architecture: 'llama',
-  vocabSize: 96,
-  hiddenSize: 64,
-  intermediateSize: 96,
-  layers: 4,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 32,
-  maxPositions: 4096,
-  rmsNormEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: { type: 'default' },
-  tiedEmbeddings: false,
-} as const;
-const model = { name: 'prefix', config, tensors: tensorShapes(config) };
-const host = (options: LoadOptions = {}) =>
-  createModelHost(randomCheckpoint(model), { cacheBytes: 2 ** 28, threads: 2, ...options });
+import { config, host } from './sampled-model.js';
 
 const words = (name: string, tokens: number) => hashedIntegers(`prefix-reuse/${name}`, tokens, config.vocabSize);
-const join = (...parts: (Int32Array | number[])[]) => Int32Array.from(parts.flatMap((part) => [...part]));
 
 const DENSE: AttentionOptions = { policy: 'dense' };
 const SAMPLED: AttentionOptions = { policy: 'magicpig', K: 6, L: 40, minContext: 0, window: 16 };
@@ -44,14 +31,8 @@ const request = (prompt: Int32Array, attention: AttentionOptions, maxTokens = 40
 /** What a request gets from an engine that has seen nothing before. */
 async function fresh(one: EngineRequest): Promise<Outcome> {
   using parts = await host({ prefixCache: 'off' });
-  return runAll(parts.engine, [one])[0]!;
+  return run(parts, one);
 }
-
-const run = (parts: ModelHost, one: EngineRequest) => runAll(parts.engine, [one])[0]!;
-const cachedTokens = (outcome: Outcome) => outcome.end!.usage.cachedTokens;
-/** Log-probabilities and tokens: equal only when all is equal to the last bit. */
-const stream = (outcome: Outcome) =>
-  outcome.events.flatMap((event) => (event.type === 'token' ? [[event.token, event.logprob]] : []));
 
 function bytesNeeded(refused: () => void): number {
   try {

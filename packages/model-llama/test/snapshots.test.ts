@@ -3,28 +3,18 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions, LoadOptions } from '../src/api.js';
 import type { EngineRequest } from '../src/engine.js';
-import { createModelHost, type ModelHost } from '../src/model-host.js';
+import { createModelHost } from '../src/model-host.js';
 import { temporaryDirectory } from './checkpoint/temporary-directory.js';
-import { type Outcome, runAll } from './collect.js';
+import {
+  cachedTokensOf as cachedTokens,
+  joinTokens,
+  type Outcome,
+  runOne as run,
+  streamOf as stream,
+} from './collect.js';
 import { hashedIntegers } from './hashed-values.js';
 import { randomCheckpoint, tensorShapes } from './random-checkpoint.js';
-
-const config = {
-  architecture: 'llama',
-  vocabSize: 96,
-  hiddenSize: 64,
-  intermediateSize: 96,
-  layers: 4,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 32,
-  maxPositions: 4096,
-  rmsNormEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: { type: 'default' },
-  tiedEmbeddings: false,
-} as const;
-const model = { name: 'snapshots', config, tensors: tensorShapes(config) };
+import { config, host as sampledHost } from './sampled-model.js';
 
 const SAMPLED: AttentionOptions = { policy: 'magicpig', K: 6, L: 40, minContext: 0, window: 16 };
 const words = (name: string, tokens: number) => hashedIntegers(`snapshots/${name}`, tokens, config.vocabSize);
@@ -34,7 +24,6 @@ const request = (prompt: Int32Array, attention: AttentionOptions = SAMPLED): Eng
   maxTokens: 30,
   ignoreEos: true,
 });
-const join32 = (...parts: ArrayLike<number>[]) => Int32Array.from(parts.flatMap((part) => Array.from(part)));
 
 let temporary: { path: string } & Disposable;
 let directory: string;
@@ -51,13 +40,8 @@ afterEach(() => {
   temporary[Symbol.dispose]();
 });
 
-const host = (options: LoadOptions = {}, checkpoint = randomCheckpoint(model)) =>
-  createModelHost(checkpoint, { cacheBytes: 2 ** 28, threads: 2, snapshotDir: directory, ...options });
+const host = (options: LoadOptions = {}) => sampledHost({ snapshotDir: directory, ...options });
 const files = (ending: string) => readdirSync(directory).filter((name) => name.endsWith(ending));
-
-function run(parts: ModelHost, one: EngineRequest): Outcome {
-  return runAll(parts.engine, [one])[0]!;
-}
 
 /** Runs requests in a model that then ends as a closed one does. */
 async function session(requests: EngineRequest[], options: LoadOptions = {}): Promise<Outcome[]> {
@@ -67,10 +51,6 @@ async function session(requests: EngineRequest[], options: LoadOptions = {}): Pr
   return outcomes;
 }
 
-const cachedTokens = (outcome: Outcome) => outcome.end!.usage.cachedTokens;
-const stream = (outcome: Outcome) =>
-  outcome.events.flatMap((event) => (event.type === 'token' ? [[event.token, event.logprob]] : []));
-
 describe('snapshots', () => {
   it.each([
     ['dense', { policy: 'dense' }],
@@ -79,8 +59,8 @@ describe('snapshots', () => {
   ] as [string, AttentionOptions][])('bring prompts back after a restart, bit for bit: %s', async (_, attention) => {
     const prefixCache = 'prompts';
     const document = words('document', 700);
-    const one = request(join32(document, words('question', 40)), attention);
-    const other = request(join32(document, words('another question', 60)), attention);
+    const one = request(joinTokens(document, words('question', 40)), attention);
+    const other = request(joinTokens(document, words('another question', 60)), attention);
     const [before] = await session([one], { prefixCache });
     const [again, another] = await session([one, other], { prefixCache });
     expect(cachedTokens(again!)).toBe(704);
@@ -109,13 +89,13 @@ describe('snapshots', () => {
   it('go on with a conversation, in one file', async () => {
     const prompt = words('system', 400);
     const [first] = await session([request(prompt)]);
-    const longer = join32(prompt, first!.tokens, words('more', 300));
+    const longer = joinTokens(prompt, first!.tokens, words('more', 300));
     expect(files('.kv').length).toBe(1);
     const [second] = await session([request(longer)]);
     expect(cachedTokens(second!)).toBe(384);
     expect(files('.kv').length).toBe(1);
     expect(files('.json').length).toBe(1);
-    const [third] = await session([request(join32(longer, second!.tokens, words('end', 10)))]);
+    const [third] = await session([request(joinTokens(longer, second!.tokens, words('end', 10)))]);
     expect(cachedTokens(third!)).toBe(704);
   });
 
@@ -135,7 +115,7 @@ describe('snapshots', () => {
   it('of answers are of use to their own policy only', async () => {
     const prompt = words('policies', 300);
     const [first] = await session([request(prompt)]);
-    const longer = join32(prompt, first!.tokens, words('more', 100));
+    const longer = joinTokens(prompt, first!.tokens, words('more', 100));
     const dense = request(longer, { policy: 'dense' });
     const [other] = await session([dense]);
     expect(cachedTokens(other!)).toBe(256);
@@ -207,8 +187,8 @@ describe('files of no use', () => {
 
   it('of another model or format are left alone', async () => {
     await session([one]);
-    const other = { ...model, name: 'another model' };
-    using parts = await host({}, randomCheckpoint(other));
+    const other = randomCheckpoint({ name: 'another model', config, tensors: tensorShapes(config) });
+    using parts = await createModelHost(other, { cacheBytes: 2 ** 28, snapshotDir: directory });
     expect(cachedTokens(run(parts, one))).toBe(0);
     using float32 = await host({ weights: 'f32' });
     expect(cachedTokens(run(float32, one))).toBe(0);
