@@ -4,30 +4,27 @@
 // is given, and one that the model itself wrote with sampled attention.
 //
 //   node bench/long-generation.mjs --model smollm2 --tokens 2000,4000     prompt, answer
-import { CpuBackend } from '@magicpig/cpu-kernels';
-import { KvStore } from '@magicpig/kv-offload';
-import { Llama, loadLlama, loadLlamaWeights, MagicPigPolicy, openCheckpoint, resolveAttention } from '../dist/index.js';
+import { loadLlama, MagicPigPolicy, resolveAttention } from '../dist/index.js';
 import { attentionError } from './attention-error.mjs';
 import { benchOptions, benchText, writeResults } from './common.mjs';
+import { openLlama, prefill } from './open-llama.mjs';
 
-const CHUNK_TOKENS = 512;
 const PART_TOKENS = 500;
 const { model: source, threads, contexts } = benchOptions();
 const [promptTokens, answerTokens] = contexts.length === 2 && contexts[0] >= 1000 ? contexts : [2000, 4000];
 
-const checkpoint = await openCheckpoint(source);
-const { config, tokenizer } = checkpoint;
+let compared;
+const { config, tokenizer, backend, store, llama } = await openLlama({
+  source,
+  threads,
+  format: 'bf16',
+  watch: (cache, shape) => (compared = attentionError(cache, shape)).cache,
+});
+const { layers } = config;
 const text = tokenizer.encode(benchText());
 const given = text.subarray(0, promptTokens + answerTokens);
 if (given.length < promptTokens + answerTokens) throw new Error(`--tokens: the text has ${text.length} tokens only`);
 const texts = { given, 'written by the model': await write(text.subarray(0, promptTokens)) };
-
-const backend = new CpuBackend(threads === undefined ? {} : { threads });
-const { layers, kvHeads, queryHeads, headDim } = config;
-const store = new KvStore({ layers, kvHeads, queryHeads, headDim, pool: backend.pool });
-const weights = await loadLlamaWeights(checkpoint, backend, { format: 'bf16' });
-const compared = attentionError(store, config);
-const llama = new Llama({ config, backend, cache: compared.cache, weights, maxRows: CHUNK_TOKENS });
 const settings = resolveAttention({ policy: 'magicpig', minContext: 0 }, layers);
 const policy = new MagicPigPolicy({ settings, config, cache: store, pool: backend.pool });
 
@@ -51,10 +48,7 @@ async function write(prompt) {
 
 function measure(name, tokens) {
   const sequence = store.open();
-  for (let begin = 0; begin < promptTokens; begin += CHUNK_TOKENS) {
-    const chunk = tokens.subarray(begin, Math.min(begin + CHUNK_TOKENS, promptTokens));
-    llama.forward([{ sequence, tokens: chunk, promptTokens, logits: 'none' }]);
-  }
+  prefill(llama, sequence, tokens.subarray(0, promptTokens));
   const attention = policy.open(sequence);
   const parts = [];
   let before = totals(attention.report());

@@ -5,29 +5,27 @@
 //
 //   node bench/mean-drift.mjs --model smollm2 --tokens 7000
 import { readFileSync } from 'node:fs';
-import { CpuBackend } from '@magicpig/cpu-kernels';
-import { KvStore } from '@magicpig/kv-offload';
 import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
-import { Llama, loadLlamaWeights, MAGICPIG_DEFAULTS, openCheckpoint, resolveAttention } from '../dist/index.js';
+import { MAGICPIG_DEFAULTS, resolveAttention } from '../dist/index.js';
 import { attentionError } from './attention-error.mjs';
 import { benchOptions, benchText, writeResults } from './common.mjs';
+import { openLlama, prefill } from './open-llama.mjs';
 
 const STEPS = 64;
-const CHUNK_TOKENS = 512;
 /** Shares of the sampled keys that the mean is taken over; 0 is no centring at all. */
 const SHARES = [1, 7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 0];
 const { model: source, threads, contexts } = benchOptions();
 const contextTokens = contexts.at(-1);
 const { sink, window } = MAGICPIG_DEFAULTS;
 
-const checkpoint = await openCheckpoint(source);
-const { config, tokenizer } = checkpoint;
-const backend = new CpuBackend(threads === undefined ? {} : { threads });
+let compared;
+const { config, tokenizer, backend, store, llama } = await openLlama({
+  source,
+  threads,
+  format: 'bf16',
+  watch: (cache, shape) => (compared = attentionError(cache, shape)).cache,
+});
 const { layers, kvHeads, queryHeads, headDim } = config;
-const store = new KvStore({ layers, kvHeads, queryHeads, headDim, pool: backend.pool });
-const weights = await loadLlamaWeights(checkpoint, backend, { format: 'bf16' });
-const compared = attentionError(store, config);
-const llama = new Llama({ config, backend, cache: compared.cache, weights, maxRows: CHUNK_TOKENS });
 const { denseLayers } = resolveAttention({ policy: 'magicpig' }, layers);
 const { K: bits, L: tables } = MAGICPIG_DEFAULTS;
 const projection = new SimHashProjection({ dim: headDim, bits, tables });
@@ -55,10 +53,7 @@ const rows = [];
 for (const [text, tokens] of Object.entries(texts)) {
   if (tokens.length < contextTokens + STEPS) throw new Error(`--tokens: the text "${text}" has ${tokens.length} only`);
   const context = store.open();
-  for (let begin = 0; begin < contextTokens; begin += CHUNK_TOKENS) {
-    const chunk = tokens.subarray(begin, Math.min(begin + CHUNK_TOKENS, contextTokens));
-    llama.forward([{ sequence: context, tokens: chunk, promptTokens: contextTokens, logits: 'none' }]);
-  }
+  prefill(llama, context, tokens.subarray(0, contextTokens));
   for (const share of SHARES) {
     const row = { text, share, ...measure(context, tokens, share) };
     rows.push(row);
