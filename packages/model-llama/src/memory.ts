@@ -70,13 +70,7 @@ export class Memory implements Disposable {
   open(sequence: Sequence): void {
     const match = this.#match(sequence);
     const cache = match ? cut(match.node.cache, match.tokens) : this.#cache.open();
-    try {
-      const kept = match && this.prefixes!.take(match, sequence.policyKey);
-      this.#begin(sequence, cache, kept, match);
-    } catch (error) {
-      cache[Symbol.dispose]();
-      throw error;
-    }
+    this.#begin(sequence, cache, match && this.prefixes!.take(match, sequence.policyKey), match, 0);
   }
 
   /** Skips tokens of a prompt that another sequence has computed in the meantime. */
@@ -87,7 +81,7 @@ export class Memory implements Disposable {
     const state = sequence.memory!.attention.keep?.();
     this.#close(sequence);
     const cache = cut(match.node.cache, match.tokens);
-    this.#begin(sequence, cache, state && { state, tokens: cached }, match);
+    this.#begin(sequence, cache, state && { state, tokens: cached }, match, cached);
   }
 
   /** Keeps what a sequence has computed of its prompt, for others that begin alike. */
@@ -174,16 +168,23 @@ export class Memory implements Disposable {
     return this.prefixes?.match(sequence.prompt, sequence.policyKey, sequence.reusableTokens);
   }
 
+  /** @param computed Tokens of the match that the sequence had computed itself. */
   #begin(
     sequence: Sequence,
     cache: KvSequence,
     kept: { state: KeptAttention; tokens: number } | undefined,
     match: PrefixMatch | undefined,
+    computed: number,
   ): void {
-    sequence.memory = { cache, attention: sequence.policy.open(cache, kept), node: undefined };
+    try {
+      sequence.memory = { cache, attention: sequence.policy.open(cache, kept), node: undefined };
+    } catch (error) {
+      cache[Symbol.dispose]();
+      throw error;
+    }
     if (!match) return;
     this.#hold(sequence, match.node);
-    sequence.reusedTokens = match.tokens;
+    sequence.reusedTokens += match.tokens - computed;
     if (match.exactTokens < match.tokens) sequence.exactTokens = match.exactTokens;
   }
 

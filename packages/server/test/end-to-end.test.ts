@@ -1,6 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
@@ -125,6 +128,28 @@ describe('magicpig serve on a real model', () => {
     expect(await inUse()).toBe(0);
   });
 });
+
+test('a prompt is read once, also across restarts', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'magicpig-test-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const ask = async (url: string) => {
+    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
+    const prompt = 'It was a dark and stormy night. '.repeat(40);
+    const { choices, usage } = await client.completions.create({ model: MODEL, prompt, max_tokens: 8 });
+    return { text: choices[0]!.text, cached: usage!.prompt_tokens_details!.cached_tokens!, all: usage!.prompt_tokens };
+  };
+  const flags = ['--snapshot-dir', folder, '--prefix-cache', 'prompts'];
+  const first = await serve(flags);
+  const [unknown, known] = [await ask(first.url), await ask(first.url)];
+  expect(await stop(first)).toBe(0);
+  const second = await serve(flags);
+  onTestFinished(async () => void (await stop(second)));
+  const restored = await ask(second.url);
+  expect(unknown.cached).toBe(0);
+  expect(known.cached).toBeGreaterThan(known.all - 70);
+  expect(restored).toEqual(known);
+  expect(known.text).toBe(unknown.text);
+}, 60_000);
 
 test('SIGTERM in the middle of a stream ends it with an error event, and the process with code 0', async () => {
   const server = await serve(['--grace', '0']);
