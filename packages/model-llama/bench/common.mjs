@@ -25,8 +25,8 @@ export function benchOptions({ model = 'smollm2', rounds = '3', tokens = '512,60
 }
 
 /** The text that prompts are cut from. */
-export function benchText() {
-  return readFileSync(new URL('texts/esther.txt', BENCHMARKS), 'utf8');
+export function benchText(name = 'esther') {
+  return readFileSync(new URL(`texts/${name}.txt`, BENCHMARKS), 'utf8');
 }
 
 /** Imports a package that only benchmarks need, installing it first when it is not there (some minutes, 1 GB). */
@@ -66,10 +66,15 @@ export function writeResults(name, results) {
   console.log(`\nWritten to ${fileURLToPath(file)}`);
 }
 
+/** What {@link writeResults} wrote last, if anything. */
+export function readResults(name) {
+  const file = resultsFile(name);
+  return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
+}
+
 /** As {@link writeResults}, for a benchmark that measures some of its rows in a run: rows of other contexts are kept. */
 export function writeRows(name, { rows, ...results }) {
-  const file = resultsFile(name);
-  const before = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).rows : [];
+  const before = readResults(name)?.rows ?? [];
   const kept = before.filter(({ context }) => rows.every((row) => row.context !== context));
   writeResults(name, { ...results, rows: [...kept, ...rows].sort((a, b) => a.context - b.context) });
 }

@@ -8,15 +8,20 @@ const CHUNK_TOKENS = 512;
 /**
  * The forward pass of a model over a KV cache, without the engine.
  *
- * @param {{ source: string, threads?: number, format?: string, watch?: (store, config) => object }} options
+ * @param {{ source: string, threads?: number, format?: string, dtype?: string, watch?: (store, config) => object }} options
  *   `watch` may put something between the model and its cache.
  */
-export async function openLlama({ source, threads, format = 'q8', watch = (store) => store }) {
+export async function openLlama({
+  source,
+  threads,
+  format = 'q8',
+  dtype = format === 'f32' ? 'f32' : 'bf16',
+  watch = (store) => store,
+}) {
   const checkpoint = await openCheckpoint(source);
   const { config, tokenizer } = checkpoint;
   const { layers, kvHeads, queryHeads, headDim } = config;
   const backend = new CpuBackend(threads === undefined ? {} : { threads });
-  const dtype = format === 'f32' ? 'f32' : 'bf16';
   const store = new KvStore({ layers, kvHeads, queryHeads, headDim, dtype, pool: backend.pool });
   const weights = await loadLlamaWeights(checkpoint, backend, { format });
   const llama = new Llama({ config, backend, cache: watch(store, config), weights, maxRows: CHUNK_TOKENS });
