@@ -2,19 +2,25 @@
 import { KvStore } from '@magicpig/kv-offload';
 import { SimHashTables } from '@magicpig/lsh';
 
-/** Median milliseconds of `run` over `rounds` calls, after one that does not count. */
-export function median(rounds, run) {
-  run();
-  const times = Array.from({ length: rounds }, () => {
-    const start = performance.now();
-    run();
-    return performance.now() - start;
-  });
-  return times.sort((a, b) => a - b)[rounds >> 1];
+export function median(values) {
+  return values.toSorted((a, b) => a - b)[values.length >> 1];
+}
+
+/** Median milliseconds of each function over `rounds` rounds in which they take turns, after one that does not count. */
+export function medians(rounds, functions) {
+  const times = functions.map(() => []);
+  for (let round = 0; round <= rounds; round++) {
+    for (const [i, run] of functions.entries()) {
+      const start = performance.now();
+      run();
+      if (round > 0) times[i].push(performance.now() - start);
+    }
+  }
+  return times.map(median);
 }
 
 /** Clustered keys (a few directions plus noise, as real keys have), so that the tables draw an uneven few percent. */
-function fill(rows, width, headDim, random) {
+export function fill(rows, width, headDim, random) {
   const data = new Float32Array(rows * width);
   for (let i = 0; i < data.length; i++) data[i] = random() + random() + random() - 1.5 + (i % headDim < 4 ? 0.5 : 0);
   return data;
