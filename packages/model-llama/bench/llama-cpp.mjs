@@ -14,7 +14,7 @@ const { model: source, threads = availableParallelism(), rounds, contexts } = be
 const path = await ggufPath(source);
 const text = benchText().repeat(2); // once is 7,600 tokens
 
-const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig', minContext: 0 } };
+const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig' } };
 const formats = ['q8', 'bf16']; // q8, the default, keeps the file's 4-bit blocks, as llama.cpp does
 const names = [...formats.flatMap((format) => Object.keys(attentions).map((name) => `${name} ${format}`)), 'llama.cpp'];
 const runs = []; // { name, context, firstTokenMs, prefill, decode }

@@ -31,14 +31,14 @@ export type AttentionSettings =
 
 /**
  * Defaults of `magicpig`, from the paper except `minContext`: under it, reading all keys of a small model is as fast as
- * hashing the query and reading some.
+ * hashing the query and reading some (benchmarks/results/min-context.json, by bench/min-context.mjs).
  */
 export const MAGICPIG_DEFAULTS = {
   K: 10,
   L: 150,
   sink: 4,
   window: 64,
-  minContext: 2048,
+  minContext: 3072,
   seed: 0,
   sampledPromptTokens: 0,
 } as const;
