@@ -5,7 +5,7 @@
 // Both sides draw the same keys, and the outputs are compared before anything is reported.
 import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -44,7 +44,7 @@ for (let at = 0; at < length; at += 2048) {
 }
 // Keys and queries as both sides see them: bfloat16. Centring is the same shift for both, so it is left out here.
 const projection = new SimHashProjection({ dim: headDim, bits, tables, seed: 1 });
-const index = new SimHashTables({ heads: kvHeads, projection, center: 'none', threads });
+const index = new SimHashTables({ heads: kvHeads, projection, center: 'none' });
 const queries = fromBf16(toBf16(fill(1, q, headDim, random)));
 const data = join(folder, 'layer');
 writeLayer();
@@ -152,7 +152,7 @@ function writeLayer() {
   const keys = Array.from({ length: kvHeads }, (_, head) => store.readKeys(sequence, 0, head, 0, length));
   for (const [head, rows] of keys.entries()) {
     index.add(head, rows);
-    write(projection.hash(rows));
+    write(projection.hash(rows, { threads: availableParallelism() }));
   }
   write(projection.hash(queries));
   for (const rows of keys) write(toBf16(rows));

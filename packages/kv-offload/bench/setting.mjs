@@ -19,12 +19,18 @@ export function medians(rounds, functions) {
   return times.map(median);
 }
 
-/** Clustered keys (a few directions plus noise, as real keys have), so that the tables draw an uneven few percent. */
+/** Rows of normal-like numbers, the first elements of each head shifted: directions are uneven, as those of real keys are. */
 export function fill(rows, width, headDim, random) {
+  pool ??= Float32Array.from({ length: 2 ** 20 }, () => random() + random() + random() - 1.5);
   const data = new Float32Array(rows * width);
-  for (let i = 0; i < data.length; i++) data[i] = random() + random() + random() - 1.5 + (i % headDim < 4 ? 0.5 : 0);
+  for (let at = 0; at < data.length; at += headDim) {
+    const from = Math.floor(random() * (pool.length - headDim));
+    data.set(pool.subarray(from, from + headDim), at);
+    for (let i = at; i < at + 4; i++) data[i] += 0.5;
+  }
   return data;
 }
+let pool;
 
 export function setting({ length, queryHeads, kvHeads, headDim, threads, dtype = 'bf16', batch = 1, tables = true }) {
   const store = new KvStore({ layers: 1, kvHeads, queryHeads, headDim, threads, dtype });
@@ -70,7 +76,8 @@ export function setting({ length, queryHeads, kvHeads, headDim, threads, dtype =
       attend({ sampling, keysRead });
       return (keysRead[0] / queryHeads - (length + 1 - (end - begin))) / (end - begin);
     },
-    bytes: 2 * length * kv * (dtype === 'f32' ? 4 : 2) * batch,
+    output,
+    bytes: batch * store.bytesFor(length),
     dispose() {
       for (const lsh of index ?? []) lsh[Symbol.dispose]();
       store[Symbol.dispose]();
