@@ -46,9 +46,9 @@ export class Scheduler {
     return this.#waiting.length === 0 && this.#running.length === 0;
   }
 
-  /** Sequences that the next step can decode a token of. */
+  /** Sequences that wait for their next token, be it that their tables are behind. */
   get decoding(): number {
-    return this.#running.filter((sequence) => !sequence.prefilling && !sequence.unprepared).length;
+    return this.#running.filter((sequence) => !sequence.prefilling).length;
   }
 
   /** @throws EngineBusyError when the queue is full and the sequence could not run at once. */

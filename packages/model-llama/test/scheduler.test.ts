@@ -90,6 +90,19 @@ describe('scheduler', () => {
     expect(order).toEqual([long, other, long, other, long, other]);
   });
 
+  it('knows who waits for a token, also while tables are behind', () => {
+    const scheduler = new Scheduler(OPTIONS);
+    const [one, other] = [sequence(3), sequence(40)];
+    for (const each of [one, other]) scheduler.add(each);
+    admit(scheduler);
+    expect(scheduler.decoding).toBe(0);
+    run(scheduler.schedule(16));
+    expect(scheduler.decoding).toBe(1);
+    one.memory!.attention = { ...one.memory!.attention, ready: false };
+    expect(scheduler.decoding).toBe(1);
+    expect(scheduler.schedule(16).map((entry) => entry.sequence)).toEqual([other]);
+  });
+
   it('lets short prompts share a chunk', () => {
     const scheduler = new Scheduler(OPTIONS);
     for (const tokens of [3, 4]) scheduler.add(sequence(tokens));
