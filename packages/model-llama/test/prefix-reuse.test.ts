@@ -153,8 +153,8 @@ describe('a conversation', () => {
 });
 
 describe('tables', () => {
-  it('are gone on from, not built again', async () => {
-    using parts = await host({ prefixCache: 'prompts' });
+  /** Runs questions about one document at once; the keys that were indexed for them. */
+  function indexing(parts: ModelHost, attention: AttentionOptions) {
     let indexed = 0;
     const readKeys = parts.cache.readKeys.bind(parts.cache);
     parts.cache.readKeys = (...[sequence, layer, head, begin, end, out]: Parameters<typeof readKeys>) => {
@@ -162,16 +162,41 @@ describe('tables', () => {
       return readKeys(sequence, layer, head, begin, end, out);
     };
     const document = words('tables', 1500);
-    const keys = (question: string) => {
+    return (...questions: string[]) => {
       indexed = 0;
-      run(parts, request(join(document, words(question, 20)), SAMPLED, 2));
+      runAll(
+        parts.engine,
+        questions.map((question) => request(join(document, words(question, 20)), attention, 2)),
+      );
       return indexed;
     };
-    const heads = 3 * config.kvHeads;
-    expect(keys('first')).toBe(heads * (1520 - 4 - 16));
-    // 1472 tokens are whole pages; the rest up to the window is added.
-    expect(keys('second')).toBe(heads * (1520 - 16 - 1472));
-    expect(keys('first')).toBe(heads * (1520 - 16 - 1472));
+  }
+
+  const heads = 3 * config.kvHeads;
+  const all = heads * (1520 - 4 - 16);
+  // 1472 tokens are whole pages; the rest up to the window is added.
+  const rest = heads * (1520 - 16 - 1472);
+
+  it.each([
+    ['magicpig', SAMPLED],
+    ['sketch', SKETCH],
+  ])('are gone on from, not built again: %s', async (_, attention) => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const keys = indexing(parts, attention);
+    expect(keys('first')).toBe(all);
+    expect(keys('second')).toBe(rest);
+    expect(keys('first')).toBe(rest);
+  });
+
+  it('belong to one request at a time, sketches to all that begin alike', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const keys = indexing(parts, SAMPLED);
+    keys('first');
+    expect(keys('second', 'third')).toBe(rest + all);
+    using others = await host({ prefixCache: 'prompts' });
+    const sketched = indexing(others, SKETCH);
+    sketched('first');
+    expect(sketched('second', 'third', 'fourth')).toBe(3 * rest);
   });
 });
 
