@@ -124,7 +124,10 @@ export interface LoadOptions {
 }
 
 export interface GenerateOptions {
-  /** Tokens to generate at most; never more than the context leaves. Default what context and cache have room for. */
+  /**
+   * Tokens to generate at most; never more than the context leaves. Default as many as the context leaves and a quarter of
+   * the cache has room for, or 1,024.
+   */
   maxTokens?: number;
   /** 0 is greedy. Default 0. */
   temperature?: number;

@@ -21,6 +21,13 @@ const LONE_STEP_MS = 1000;
 /** Part of a step's time that its work is measured out for: the clock of a busy machine does not run evenly. */
 const AIM = 0.8;
 
+/**
+ * A request that does not say how many tokens it wants gets memory for so many, and for more as long as that is not more than
+ * this share of all.
+ */
+const UNASKED_TOKENS = 1024;
+const UNASKED_SHARE = 0.25;
+
 export interface EngineOptions {
   llama: Llama;
   cache: KvCache;
@@ -188,8 +195,14 @@ export class Engine implements Disposable {
       );
     }
     let most = Math.min(maxTokens ?? Infinity, contextTokens - prompt.length);
-    if (maxTokens === undefined)
+    if (maxTokens === undefined) {
+      // Others are to run beside it.
+      const answerBytes = (tokens: number) => bytesFor(prompt.length + tokens) - bytesFor(prompt.length);
+      while (most > UNASKED_TOKENS && answerBytes(most) > UNASKED_SHARE * cacheBytes) {
+        most = Math.max(Math.floor(most / 2), UNASKED_TOKENS);
+      }
       while (most > 1 && bytesFor(prompt.length + most) > cacheBytes) most = Math.floor(most / 2);
+    }
     const bytes = bytesFor(prompt.length + most);
     if (bytes > cacheBytes) {
       throw new CacheTooSmallError(

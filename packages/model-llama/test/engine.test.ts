@@ -156,6 +156,15 @@ describe('requests that cannot be', () => {
     expect(outcome!.tokens.length).toBeGreaterThan(10);
   });
 
+  it('without a number of tokens leave room for others', async () => {
+    const { engine } = await referenceEngine(model, { cacheBytes: 8000, contextTokens: 100_000 });
+    const unasked = () => submit(engine, { prompt: model.prompt, ignoreEos: true });
+    for (let i = 0; i < 5; i += 1) unasked();
+    engine.step();
+    // 100,000 halved until it is under a quarter of 8,000, with the prompt: 1,562 + 24.
+    expect(engine.stats).toMatchObject({ running: 4, waiting: 1 });
+  });
+
   it('are refused while the queue is full', async () => {
     const { engine } = await referenceEngine(model, { maxSequences: 1, maxQueue: 1 });
     const request = { prompt: model.prompt, maxTokens: 2 };
