@@ -76,10 +76,15 @@ inline void Hadamard(const int16_t* x, size_t size, const int16_t* flips, uint32
     Rotate<false>(reinterpret_cast<const Lanes*>(x), y, size, flips);
     Rotate<true>(y, y, size, flips + size);
     Rotate<false>(y, y, size, flips + 2 * size);
-    for (size_t i = 0; i < size && first + i < projections; ++i) {
-      const uint16_t weight = static_cast<uint16_t>(1u << bit);
-      out[table] |= reinterpret_cast<Bits>(y[i] > 0) & weight;
-      if (++table == tables) table = 0, ++bit;
+    const size_t end = projections - first < size ? projections - first : size;
+    for (size_t i = 0; i < end;) {
+      // Up to the last table, all coordinates are the same bit of their tables' codes.
+      const size_t run = end - i < tables - table ? end - i : tables - table;
+      const auto weight = static_cast<uint16_t>(1u << bit);
+      for (size_t k = 0; k < run; ++k) out[table + k] |= reinterpret_cast<Bits>(y[i + k] > 0) & weight;
+      i += run;
+      table += static_cast<uint32_t>(run);
+      if (table == tables) table = 0, ++bit;
     }
   }
 }

@@ -30,6 +30,23 @@ constexpr int32_t kHadamardNorm = 11500;
 constexpr size_t kLeastSize = 64;
 constexpr size_t kRotations = 3;
 
+constexpr size_t kTile = 8;
+
+// to[i * to_stride + r] = from[r * from_stride + i] for i, r < kTile, by three perfect shuffles.
+void TransposeTile(const int16_t* from, size_t from_stride, int16_t* to, size_t to_stride) {
+  using Row = int16_t __attribute__((vector_size(kTile * sizeof(int16_t))));
+  Row a[kTile], b[kTile];
+  for (size_t r = 0; r < kTile; ++r) std::memcpy(&a[r], from + r * from_stride, sizeof a[r]);
+  for (int round = 0; round < 3; ++round) {
+    for (size_t r = 0; r < kTile / 2; ++r) {
+      b[2 * r] = __builtin_shufflevector(a[r], a[r + kTile / 2], 0, 8, 1, 9, 2, 10, 3, 11);
+      b[2 * r + 1] = __builtin_shufflevector(a[r], a[r + kTile / 2], 4, 12, 5, 13, 6, 14, 7, 15);
+    }
+    std::memcpy(a, b, sizeof a);
+  }
+  for (size_t i = 0; i < kTile; ++i) std::memcpy(to + i * to_stride, &a[i], sizeof a[i]);
+}
+
 }  // namespace
 
 int8_t ProjectionWeight(uint32_t word) {
@@ -44,7 +61,8 @@ void Projection::Scratch::Prepare(const Projection& projection) {
     rounded.Reserve(kRows * projection.pairs_ * 2, 0);
     signs.Reserve(kRows * projection.signs_stride_, 0);
   } else {
-    rounded.Reserve(projection.pairs_ * 2, 0);
+    rounded.Reserve(kLanes * projection.size_, 0);
+    std::memset(rounded.data(), 0, rounded.bytes());
     lanes.Reserve(2 * projection.size_ * kLanes, 0);
     codes.Reserve(projection.tables_ * kLanes, 0);
   }
@@ -117,16 +135,24 @@ bool Projection::Hash(const Kernels& kernels, const float* x, size_t rows, const
   int16_t* lanes = scratch.lanes.data();
   for (size_t first = 0; first < rows; first += kLanes) {
     const size_t count = std::min(kLanes, rows - first);
-    std::memset(lanes, 0, size_ * kLanes * sizeof *lanes);
+    // Rows are as long as a rotation, and what lies behind a vector stays zero. Lanes beyond the last vector hold anything.
     for (size_t lane = 0; lane < count; ++lane) {
-      int16_t* rounded = scratch.rounded.data();
+      int16_t* rounded = scratch.rounded.data() + lane * size_;
       if (!kernels.quantise(x + (first + lane) * dim_, centre, dim_, limit_, true, rounded, norm(first + lane))) return false;
-      for (size_t i = 0; i < dim_; ++i) lanes[i * kLanes + lane] = rounded[i];
+    }
+    for (size_t i = 0; i < size_; i += kTile) {
+      for (size_t lane = 0; lane < count; lane += kTile) {
+        TransposeTile(scratch.rounded.data() + lane * size_ + i, size_, lanes + i * kLanes + lane, kLanes);
+      }
     }
     kernels.hadamard(lanes, size_, weights_.data(), bits_, tables_, lanes + size_ * kLanes, scratch.codes.data());
     for (size_t t = 0; t < tables_; ++t) {
       const uint16_t* from = scratch.codes.data() + t * kLanes;
       uint16_t* to = codes + first * row_stride + t * table_stride;
+      if (row_stride == 1 && count == kLanes) {
+        std::memcpy(to, from, kLanes * sizeof *to);
+        continue;
+      }
       for (size_t lane = 0; lane < count; ++lane) to[lane * row_stride] = from[lane];
     }
   }

@@ -41,7 +41,7 @@ class Projection {
   // Space for the intermediate results of kRows rows; Prepare makes it large enough and throws std::bad_alloc.
   struct Scratch {
     void Prepare(const Projection& projection);
-    Buffer<int16_t> rounded;  // gaussian: [kRows][pairs][2]; hadamard: [2 * pairs]
+    Buffer<int16_t> rounded;  // gaussian: [kRows][pairs][2]; hadamard: [kLanes][size]
     Buffer<uint16_t> signs;   // gaussian: [kRows][signs_stride], bit t * bits + j of a row is bit j of its code for table t
     Buffer<int16_t> lanes;    // hadamard: [2][size][kLanes]
     Buffer<uint16_t> codes;   // hadamard: [tables][kLanes]
