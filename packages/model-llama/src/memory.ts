@@ -42,8 +42,8 @@ export class Memory implements Disposable {
     this.#cache = cache;
     this.#maxBytes = maxBytes;
     this.#keepAnswers = reuse === 'all';
-    this.#snapshots = snapshots;
     if (reuse !== 'off') {
+      this.#snapshots = snapshots;
       const blockTokens = cache.pageTokens;
       this.prefixes = new PrefixCache(cache.open(), { blockTokens, blockBytes: cache.bytesFor(blockTokens) });
     }
@@ -154,8 +154,13 @@ export class Memory implements Disposable {
     const node = prefixes.insert(loaded.cache, snapshot.tokens, snapshot.exactTokens, snapshot.policy);
     loaded.cache[Symbol.dispose]();
     if (snapshot.policy !== policyKey || Object.keys(loaded.attachments).length === 0) return;
-    const state = policy.load?.(loaded.attachments);
-    if (state) prefixes.attach(node, policyKey, state, snapshot.tokens.length);
+    try {
+      const state = policy.load?.(loaded.attachments);
+      if (state) prefixes.attach(node, policyKey, state, snapshot.tokens.length);
+    } catch (error) {
+      // Keys and values are as good without it.
+      this.#snapshots.discard(snapshot, error);
+    }
   }
 
   /** Bytes that a sequence may still come to need. */

@@ -132,11 +132,19 @@ export class PrefixCache implements Disposable {
     return node;
   }
 
-  /** Keeps a policy's state with the `tokens` tokens that were inserted of its sequence, in place of older state there. */
+  /**
+   * Keeps a policy's state with the `tokens` tokens that were inserted of its sequence, in place of older state there; drops
+   * it when so few tokens are no use.
+   */
   attach(node: PrefixNode, policy: string, state: KeptAttention, tokens: number): void {
+    const whole = this.#wholeBlocks(tokens);
+    if (whole === 0 || state.leastTokens > whole) {
+      state[Symbol.dispose]();
+      return;
+    }
     this.#detach(node)?.state[Symbol.dispose]();
     const { bytes } = state;
-    node.kept = { policy, state, tokens: this.#wholeBlocks(tokens), bytes };
+    node.kept = { policy, state, tokens: whole, bytes };
     this.#keptBytes += bytes;
   }
 

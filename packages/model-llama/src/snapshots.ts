@@ -129,6 +129,11 @@ export class Snapshots {
     this.#makeRoom(0);
   }
 
+  /** Removes a snapshot of no use, with a warning. */
+  discard({ name }: Snapshot, reason: unknown): void {
+    this.#reject(name, reason);
+  }
+
   /** Reads one description. */
   #describe(name: string): void {
     const path = this.#path(name);

@@ -151,6 +151,14 @@ describe('prefix cache', () => {
     expect(cache.take(cache.match(range(0, 16), POLICY, 16)!, POLICY)!.tokens).toBe(8);
   });
 
+  it('drops state that no sequence could go on from', () => {
+    const { insert, cache } = setup();
+    const [tooLong, tooShort] = [state(9), state()];
+    cache.attach(insert(range(0, 11)), POLICY, tooLong, 11);
+    cache.attach(insert(range(0, 3)), POLICY, tooShort, 3);
+    expect([tooLong.disposed, tooShort.disposed, cache.keptBytes]).toEqual([true, true, 0]);
+  });
+
   it('drops the state that newer state replaces, and all of it at the end', () => {
     const { insert, cache } = setup();
     const [first, second] = [state(), state()];

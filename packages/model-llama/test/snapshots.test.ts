@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions, LoadOptions } from '../src/api.js';
 import type { EngineRequest } from '../src/engine.js';
+import { KeptIndexes } from '../src/kept-indexes.js';
 import { createModelHost } from '../src/model-host.js';
 import { temporaryDirectory } from './checkpoint/temporary-directory.js';
 import {
@@ -194,6 +195,24 @@ describe('files of no use', () => {
     expect(cachedTokens(run(float32, one))).toBe(0);
     expect(files('.kv').length).toBe(1);
     expect(warnings).toEqual([]);
+  });
+
+  it('lose only their tables when those cannot be read', async () => {
+    const long = request(words('tables', 1500));
+    const [before] = await session([long]);
+    vi.spyOn(KeptIndexes, 'load').mockImplementation(() => {
+      throw new Error('tables of another version');
+    });
+    const [outcome] = await session([long]);
+    expect(cachedTokens(outcome!)).toBeGreaterThan(1400);
+    expect(stream(outcome!)).toEqual(stream(before!));
+    expect(warnings).toEqual([expect.stringMatching(/of no use and is removed: tables of another version/)]);
+  });
+
+  it('are of no interest to a model that keeps nothing', async () => {
+    const [outcome] = await session([one, one], { prefixCache: 'off' });
+    expect(outcome!.end).toBeDefined();
+    expect(files('')).toEqual([]);
   });
 
   it('that an interrupted process left are cleared away after a while', async () => {
