@@ -4,7 +4,7 @@ import { PAGE_TOKENS } from '../kv-view.js';
 import { checkInteger } from '../validate.js';
 import type { CudaBackend } from './cuda-backend.js';
 import { CudaKvSequence } from './cuda-kv-sequence.js';
-import { CudaKvStep, type StepContext, type StepPart } from './cuda-kv-step.js';
+import { CudaKvStep, type HostTimes, type StepContext, type StepPart } from './cuda-kv-step.js';
 import type { HostCache, HostStep } from './host-cache.js';
 import { KeyLoader } from './key-loader.js';
 import { PagePool } from './page-pool.js';
@@ -39,6 +39,8 @@ const STEPS = 2;
  */
 export class CudaKvCache implements Disposable {
   readonly pageTokens: number;
+  /** Where the host's time in all steps so far went; what remains of a step is queueing and the model's last product. */
+  readonly times: HostTimes = { wait: 0, append: 0, attend: 0 };
   readonly #options: CudaKvCacheOptions;
   readonly #pool: PagePool;
   readonly #live = new Set<CudaKvSequence>();
@@ -243,7 +245,17 @@ export class CudaKvCache implements Disposable {
 
   #context(): StepContext {
     const { backend, layers, queryHeads, kvHeads, headDim, host } = this.#options;
-    return { backend, pool: this.#pool, loader: this.#loader, host, layers, queryHeads, kvHeads, headDim };
+    return {
+      times: this.times,
+      backend,
+      pool: this.#pool,
+      loader: this.#loader,
+      host,
+      layers,
+      queryHeads,
+      kvHeads,
+      headDim,
+    };
   }
 
   #check(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): void {

@@ -31,7 +31,18 @@ export interface StepPart {
   host: HostStep | undefined;
 }
 
+/** Where the host's time in steps went, in milliseconds. */
+export interface HostTimes {
+  /** Waiting for the device and for what is on its way from it. */
+  wait: number;
+  /** Writing keys and values into host memory. */
+  append: number;
+  /** Selecting keys and attending to them there. */
+  attend: number;
+}
+
 export interface StepContext {
+  times: HostTimes;
   backend: CudaBackend;
   pool: PagePool;
   loader: KeyLoader | undefined;
@@ -171,7 +182,9 @@ export class CudaKvStep {
       const stride = (queryHeads + 2 * kvHeads) * headDim;
       for (const { part, options } of this.#onHost) {
         const queries: Rows = { data: pinned.host, offset: part.row * stride, stride };
+        const start = performance.now();
         part.host!.attend(layer, queries, { data: output.host, offset: part.row * width, stride: width }, options);
+        this.#context.times.attend += performance.now() - start;
         backend.stream.copyMatrix(output.overwriteF32(), output.pinned, {
           rows: 1,
           width: part.rows * width,
@@ -276,12 +289,17 @@ export class CudaKvStep {
   #receive(layer: number): void {
     const { queryHeads, kvHeads, headDim } = this.#context;
     const { pinned, arrived } = this.#buffers.rows[layer % RING]!;
+    const { times } = this.#context;
+    const start = performance.now();
     arrived.synchronize();
+    const there = performance.now();
+    times.wait += there - start;
     const stride = (queryHeads + 2 * kvHeads) * headDim;
     for (const part of this.#parts) {
       const keys = { data: pinned.host, offset: part.row * stride + queryHeads * headDim, stride };
       part.host!.append(layer, keys, { ...keys, offset: keys.offset + kvHeads * headDim });
     }
+    times.append += performance.now() - there;
     this.#travelling = this.#travelling.filter((each) => each !== layer);
   }
 
