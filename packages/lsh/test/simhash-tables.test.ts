@@ -109,27 +109,37 @@ describe('candidates', () => {
     expect(piecewise.query(0, normals(9, 16))).toEqual(atOnce.query(0, normals(9, 16)).filter((id) => id < 3000));
   });
 
-  it('include keys as often as the closed form says', () => {
-    const dim = 32;
-    const heads = 100;
-    const seeds = 60;
-    const trials = heads * seeds;
-    for (const cosine of [0.3, 0.6, 0.8]) {
-      // One key a head, at a fixed angle to that head's query.
-      let found = 0;
-      for (let seed = 0; seed < seeds; seed++) {
-        using tables = new SimHashTables({ heads, dim, bits: 6, tables: 12, seed, center: 'none', threads: 1 });
-        for (let head = 0; head < heads; head++) {
-          const pair = normals(seed * heads + head, 2 * dim);
-          const query = pair.slice(0, dim);
-          tables.add(head, atAngle(query, pair.subarray(dim), cosine));
-          found += tables.query(head, query).length;
+  // With as many tables as a rotation has coordinates, the bits of a table come from different rotations, as the closed form
+  // supposes.
+  it.each([
+    { kind: 'gaussian', dim: 32, bits: 6, tables: 12, cosines: [0.3, 0.6, 0.8] },
+    { kind: 'hadamard', dim: 64, bits: 8, tables: 64, cosines: [0.2, 0.45] },
+  ] as const)(
+    'include keys as often as the closed form says ($kind)',
+    ({ kind, dim, bits, tables: count, cosines }) => {
+      const heads = 100;
+      const seeds = 60;
+      const trials = heads * seeds;
+      for (const cosine of cosines) {
+        // One key a head, at a fixed angle to that head's query.
+        let found = 0;
+        for (let seed = 0; seed < seeds; seed++) {
+          const projection = new SimHashProjection({ dim, bits, tables: count, seed, kind });
+          using tables = new SimHashTables({ heads, dim, projection, center: 'none', threads: 1 });
+          for (let head = 0; head < heads; head++) {
+            const pair = normals(seed * heads + head, 2 * dim);
+            const query = pair.slice(0, dim);
+            tables.add(head, atAngle(query, pair.subarray(dim), cosine));
+            found += tables.query(head, query).length;
+          }
         }
+        const u = inclusionProbability(cosine, { bits, tables: count });
+        expect(u).toBeGreaterThan(0.05);
+        expect(u).toBeLessThan(0.95);
+        expect(Math.abs(found / trials - u)).toBeLessThan(4.5 * Math.sqrt((u * (1 - u)) / trials));
       }
-      const u = inclusionProbability(cosine, { bits: 6, tables: 12 });
-      expect(Math.abs(found / trials - u)).toBeLessThan(4.5 * Math.sqrt((u * (1 - u)) / trials));
-    }
-  });
+    },
+  );
 });
 
 /** A vector as long as `query` at the given cosine to it, in the plane of the two. */
