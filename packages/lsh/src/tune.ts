@@ -53,6 +53,8 @@ const BINS = 1024;
 /** Of a sample, at most so many vectors and queries are looked at, evenly spaced. */
 const MOST_VECTORS = 4096;
 const MOST_QUERIES = 256;
+/** And, for long vectors, fewer vectors, so that comparing them takes about a second. */
+const MOST_PRODUCTS = 2 ** 29;
 const MOST_COLLISIONS = 4;
 /** With more entries counted for each vector, a query would take as long as a pass over all vectors. */
 const MOST_COUNTED = 1;
@@ -186,7 +188,8 @@ function distribution(dim: number, options: TuneOptions): Angles {
   if (rows < 2) throw new InvalidArgumentError(`vectors has ${rows} rows; a sample needs two at least.`);
   const centre = new Float64Array(dim);
   if (center === 'auto') for (let i = 0; i < vectors.length; i++) centre[i % dim]! += vectors[i]! / rows;
-  const keys = sample(vectors, rows, dim, centre, MOST_VECTORS);
+  const most = Math.min(MOST_VECTORS, Math.ceil(MOST_PRODUCTS / (MOST_QUERIES * dim)));
+  const keys = sample(vectors, rows, dim, centre, most);
   if (queries === undefined) {
     return measuredAngles(sample(vectors, rows, dim, new Float64Array(dim), MOST_QUERIES), keys, true);
   }
