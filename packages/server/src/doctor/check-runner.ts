@@ -6,7 +6,14 @@ export async function checkRunner(): Promise<Check> {
     const { loadLlama } = await import('@magicpig/model-llama');
     await using model = await loadLlama('random:tiny', { maxSequences: 1, cacheBytes: 2 ** 26 });
     const maxTokens = 4;
-    for (const attention of [{ policy: 'dense' }, { policy: 'magicpig', minContext: 0 }] as const) {
+    // A window short enough that the prompt has keys to draw.
+    const sampled = { minContext: 0, sink: 0, window: 4 };
+    const policies = [
+      { policy: 'dense' },
+      { policy: 'magicpig', ...sampled },
+      { policy: 'sketch', ...sampled },
+    ] as const;
+    for (const attention of policies) {
       const events = model.generate('What is the capital of France?', { maxTokens, ignoreEos: true, attention });
       let answered = 0;
       for await (const event of events) if (event.type === 'token') answered += 1;
