@@ -10,6 +10,7 @@ const LEGEND = { title: null, orient: 'bottom', labelLimit: 0 };
 
 const plots = {
   'lsh-peers': softmaxSums(result('lsh-peers')),
+  samplers: frontier(result('samplers')),
 };
 
 for (const [name, spec] of Object.entries(plots)) {
@@ -76,6 +77,50 @@ function softmaxSums({ engines, temperatures, concentration }) {
           legend: LEGEND,
         },
         shape: { field: 'name', sort: Object.values(names), legend: LEGEND },
+      },
+    },
+  };
+}
+
+/** Error of attention over the bytes read for each key and KV head: codes once, rows for each of its query heads. */
+function frontier({ model, rows, shape }) {
+  const { queryHeads, kvHeads, headDim } = shape;
+  const rowBytes = 4 * headDim; // a key and a value in bfloat16
+  const names = {
+    topk: () => 'exact TopK, rows alone',
+    magicpig: () => 'magicpig, rows alone',
+    sketch: ({ bits }) => `sketch, ${bits} bit${bits > 1 ? 's' : ''}`,
+    oracle: () => 'oracle, rows alone',
+  };
+  const values = rows
+    .filter(({ share }) => share !== 1)
+    .map((row) => ({
+      name: names[row.kind](row),
+      bytes: (row.kind === 'sketch' ? row.indexBytes : 0) + (queryHeads / kvHeads) * row.sampledShare * rowBytes,
+      error: row.attentionError,
+    }));
+  const domain = [...new Set(values.map(({ name }) => name))];
+  return {
+    data: { values },
+    title: {
+      text: `${model}: error of attention over bytes read for each key, of ${rowBytes} that exact attention reads`,
+      anchor: 'start',
+    },
+    width: 520,
+    height: 320,
+    mark: { type: 'line', point: true },
+    encoding: {
+      x: { field: 'bytes', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'bytes' } },
+      y: {
+        field: 'error',
+        type: 'quantitative',
+        scale: { type: 'log' },
+        axis: { title: 'relative error', format: '~g' },
+      },
+      color: {
+        field: 'name',
+        scale: { domain, range: ['#d1540f', '#8a3fa0', '#a9cdf0', '#5b9ddb', '#0b6bcb', '#063e77', '#7a7a7a'] },
+        legend: LEGEND,
       },
     },
   };

@@ -43,6 +43,8 @@ const { config, tokenizer, backend, store, llama } = await openLlama({
   },
 });
 
+const { queryHeads, kvHeads, headDim } = config;
+
 const samplers = [
   ...SHARES.map((share) => sampler(`topk ${share}`, { kind: 'topk', share })),
   ...[150, 300].map((L) => sampler(`magicpig 10,${L}`, { kind: 'magicpig', K: 10, L })),
@@ -60,7 +62,7 @@ for (const text of flags.texts.split(',')) {
   const about = { model: flags.model, contextTokens: CONTEXT_TOKENS, steps: STEPS, blockSteps: BLOCK };
   const same = before && Object.entries(about).every(([name, value]) => before[name] === value);
   const texts = { ...(same && before.texts), [text]: parts };
-  writeResults('samplers', { ...before, ...about, rows: mergeTexts(texts), texts });
+  writeResults('samplers', { ...about, shape: { queryHeads, kvHeads, headDim }, rows: mergeTexts(texts), texts });
 }
 printTable(readResults('samplers').rows);
 
