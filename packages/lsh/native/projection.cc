@@ -135,11 +135,12 @@ bool Projection::Hash(const Kernels& kernels, const float* x, size_t rows, const
   int16_t* lanes = scratch.lanes.data();
   for (size_t first = 0; first < rows; first += kLanes) {
     const size_t count = std::min(kLanes, rows - first);
-    // Rows are as long as a rotation, and what lies behind a vector stays zero. Lanes beyond the last vector hold anything.
+    // Rows are as long as a rotation, and what lies behind a vector stays zero.
     for (size_t lane = 0; lane < count; ++lane) {
       int16_t* rounded = scratch.rounded.data() + lane * size_;
       if (!kernels.quantise(x + (first + lane) * dim_, centre, dim_, limit_, true, rounded, norm(first + lane))) return false;
     }
+    if (count < kLanes) std::memset(lanes, 0, size_ * kLanes * sizeof *lanes);
     for (size_t i = 0; i < size_; i += kTile) {
       for (size_t lane = 0; lane < count; lane += kTile) {
         TransposeTile(scratch.rounded.data() + lane * size_ + i, size_, lanes + i * kLanes + lane, kLanes);

@@ -1,11 +1,20 @@
 // Checks the core against plain loops, on every instruction set of this machine, and under sanitizers. Exits with 1 at the
 // first difference.
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <memory>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "../../include/magicpig/thread_pool.h"
 #include "../kernels.h"
@@ -210,9 +219,50 @@ void SelectorSelects() {
   selector->release(selector->context);
 }
 
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Adds that find no memory, at many points of the way, leave the index as it was.
+void OutOfMemoryIsHarmless() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 17);  // what is freed goes back to the system, and so counts no more
+  constexpr uint32_t kDim = 16, kTables = 100;
+  const auto projection = std::make_shared<Projection>(ProjectionKind::kGaussian, kDim, 8, kTables, 3);
+  Tables tables({1, 1, 1e-4, Centring::kAuto, Element::kF32, true}, projection, std::vector<float>(17, 1.0f), ProcessPool(1), {});
+  const std::vector<float> keys = Normals(size_t{100'000} * kDim, 4);
+  const Vectors vectors{keys.data(), Element::kF32};
+  CHECK(tables.Add(0, vectors, 3000, nullptr) == Status::kOk);
+  const QueryOptions what{3, true, true, nullptr, 0, 0};
+  const auto answer = [&] {
+    const Candidates found = tables.Query(0, vectors, what);
+    CHECK(found.count > 0 && found.ids[0] == 0);
+    return std::vector<uint32_t>(found.ids, found.ids + found.count);
+  };
+  const std::vector<uint32_t> before = answer();
+  int failed = 0, done = 0;
+  for (size_t room = 0; done == 0; room += size_t{1} << 20) {
+    std::ifstream statm("/proc/self/statm");
+    size_t pages = 0;
+    statm >> pages;
+    const size_t used = pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY}, limit{used + room, RLIM_INFINITY};
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+    try {
+      CHECK(tables.Add(0, vectors, 100'000, nullptr) == Status::kOk);
+      ++done;
+    } catch (const std::bad_alloc&) {
+      ++failed;
+    }
+    CHECK(setrlimit(RLIMIT_AS, &unlimited) == 0);
+    if (done == 0) CHECK(tables.size(0) == 3000 && answer() == before);
+  }
+  CHECK(failed > 10 && tables.size(0) == 103'000);
+}
+#endif
+
 }  // namespace
 
 int main() {
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  OutOfMemoryIsHarmless();
+#endif
   KernelsAgree();
   for (const Kernels* kernels : AllKernels()) {
     CandidatesAreExact(*kernels, 4, 3);
