@@ -103,24 +103,29 @@ function frontier({ model, rows, shape }) {
   return {
     data: { values },
     title: {
-      text: `${model}: error of attention over bytes read for each key, of ${rowBytes} that exact attention reads`,
+      text: `${model}: error over bytes read a key, of ${rowBytes} that exact attention reads`,
       anchor: 'start',
     },
     width: 520,
     height: 320,
     mark: { type: 'line', point: true },
     encoding: {
-      x: { field: 'bytes', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'bytes' } },
+      x: {
+        field: 'bytes',
+        type: 'quantitative',
+        scale: { type: 'log', domain: [12, 150], nice: false },
+        axis: { title: 'bytes', values: [15, 20, 30, 40, 60, 80, 100, 150] },
+      },
       y: {
         field: 'error',
         type: 'quantitative',
-        scale: { type: 'log' },
-        axis: { title: 'relative error', format: '~g' },
+        scale: { type: 'log', domain: [0.007, 0.2], nice: false },
+        axis: { title: 'relative error', format: '~g', values: [0.01, 0.02, 0.05, 0.1, 0.2] },
       },
       color: {
         field: 'name',
         scale: { domain, range: ['#d1540f', '#8a3fa0', '#a9cdf0', '#5b9ddb', '#0b6bcb', '#063e77', '#7a7a7a'] },
-        legend: LEGEND,
+        legend: { ...LEGEND, columns: 3 },
       },
     },
   };
