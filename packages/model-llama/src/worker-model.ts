@@ -167,8 +167,9 @@ export class WorkerModel implements LlamaModel {
     this.#calls.clear();
   }
 
-  /** An idle model does not keep the process running. */
+  /** An idle model does not keep the process running; one that is being closed does, whatever its thread still says. */
   #keepAlive(): void {
+    if (this.#ended) return;
     if (this.#generations.size + this.#calls.size > 0) this.#worker.ref();
     else this.#worker.unref();
   }
