@@ -219,7 +219,9 @@ void SelectorSelects() {
   selector->release(selector->context);
 }
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Not under sanitizers and emulators, which need address space of their own.
+#if defined(__GLIBC__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define LIMITS_MEMORY
 // Adds that find no memory, at many points of the way, leave the index as it was.
 void OutOfMemoryIsHarmless() {
   mallopt(M_MMAP_THRESHOLD, 1 << 17);  // what is freed goes back to the system, and so counts no more
@@ -260,7 +262,7 @@ void OutOfMemoryIsHarmless() {
 }  // namespace
 
 int main() {
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifdef LIMITS_MEMORY
   OutOfMemoryIsHarmless();
 #endif
   KernelsAgree();
