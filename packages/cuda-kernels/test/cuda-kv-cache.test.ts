@@ -366,6 +366,10 @@ describe('failures', () => {
       parts.fake.failAt = undefined;
       if (!done) expect(failed, `call ${calls}`).toBeInstanceOf(CudaKernelsError);
       expect([kept.a.length, kept.b.length], `call ${calls}`).toEqual([40, 80]);
+      expect(
+        [...parts.host.open_].map(({ length }) => length),
+        `call ${calls}`,
+      ).toEqual([40, 80]);
       scenario(parts, kept);
       parts.dispose();
       expect([parts.fake.live, parts.fake.problems], `call ${calls}`).toEqual([0, []]);

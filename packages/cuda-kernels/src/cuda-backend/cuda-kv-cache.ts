@@ -5,7 +5,7 @@ import { checkInteger } from '../validate.js';
 import type { CudaBackend } from './cuda-backend.js';
 import { CudaKvSequence } from './cuda-kv-sequence.js';
 import { CudaKvStep, type HostTimes, type StepContext, type StepPart } from './cuda-kv-step.js';
-import type { HostCache, HostStep } from './host-cache.js';
+import type { HostCache } from './host-cache.js';
 import { KeyLoader } from './key-loader.js';
 import { PagePool } from './page-pool.js';
 import { StepBuffers } from './step-buffers.js';
@@ -133,41 +133,29 @@ export class CudaKvCache implements Disposable {
    */
   step(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): CudaKvStep {
     this.#check(entries);
-    const { host, layers, backend } = this.#options;
+    const { host } = this.#options;
     const plan = host === undefined ? this.#planOnDevice(entries) : this.#planBesideHost(entries);
     const parts = partsOf(entries);
-    const hostSteps: HostStep[] = [];
+    const before = entries.map(({ sequence }) => sequence.length);
+    this.#steps += 1;
     try {
       for (const part of parts) {
-        if (host === undefined) break;
-        part.host = host.step(part.entries.map(({ sequence, tokens }) => ({ sequence: sequence.host!, tokens })));
-        hostSteps.push(part.host);
+        part.host = host?.step(part.entries.map(({ sequence, tokens }) => ({ sequence: sequence.host!, tokens })));
+        for (const entry of part.entries) this.#grow(entry, plan);
+        if (!part.decodes) this.#prepare(part, plan);
       }
     } catch (error) {
-      for (const step of hostSteps) step.rollback();
+      for (const part of parts) {
+        part.host?.rollback();
+        for (const page of part.scratch) this.#pool.release(page);
+      }
+      for (const [i, { sequence }] of entries.entries()) {
+        sequence.cut(before[i]!);
+        for (const layer of plan.missing.get(sequence) ?? []) sequence.drop(layer);
+      }
       throw error;
     }
-    this.#steps += 1;
-    for (const { sequence, tokens } of entries) {
-      sequence.lastStep = this.#steps;
-      for (let layer = 0; layer < layers; layer += 1) {
-        if (plan.reload.has(sequence) && sequence.pages[layer] === undefined) sequence.pages[layer] = [];
-        else if (sequence.pages[layer] === undefined) continue;
-        const copy = sequence.grow(layer, tokens);
-        if (copy) backend.stream.copy(this.#pool.page(copy.to), this.#pool.page(copy.from));
-      }
-      sequence.lengthen(tokens);
-    }
-    for (const part of parts) {
-      const [{ sequence, tokens }] = part.entries as [StepPart['entries'][number]];
-      if (part.decodes) continue;
-      part.reloads = plan.missing.get(sequence) ?? new Set();
-      if (sequence.pages.some((held) => held === undefined)) {
-        part.scratch = Array.from({ length: Math.ceil(tokens / PAGE_TOKENS) }, () => this.#pool.take());
-      }
-    }
-    const buffers = this.#buffers[this.#steps % STEPS]!;
-    return new CudaKvStep(this.#context(), buffers, parts);
+    return new CudaKvStep(this.#context(), this.#buffers[this.#steps % STEPS]!, parts);
   }
 
   /** Keys of tokens [begin, end) of one head, after RoPE, as float32. Waits for the device where they live there. */
@@ -243,6 +231,26 @@ export class CudaKvCache implements Disposable {
     );
   }
 
+  /** Takes the pages of one entry's new tokens. */
+  #grow({ sequence, tokens }: StepPart['entries'][number], plan: Plan): void {
+    const { stream } = this.#options.backend;
+    sequence.lastStep = this.#steps;
+    for (const layer of plan.missing.get(sequence) ?? []) sequence.pages[layer] = [];
+    for (const [layer, held] of sequence.pages.entries()) {
+      if (held === undefined) continue;
+      sequence.grow(layer, tokens, (from, to) => stream.copy(this.#pool.page(to), this.#pool.page(from)));
+    }
+    sequence.lengthen(tokens);
+  }
+
+  /** A stretch of a prompt: layers that are brought back for it, and pages for its own rows in those that are not. */
+  #prepare(part: StepPart, plan: Plan): void {
+    const { sequence, tokens } = part.entries[0]!;
+    part.reloads = new Set(plan.missing.get(sequence));
+    if (sequence.pages.every((held) => held !== undefined)) return;
+    for (let i = 0; i < Math.ceil(tokens / PAGE_TOKENS); i += 1) part.scratch.push(this.#pool.take());
+  }
+
   #context(): StepContext {
     const { backend, layers, queryHeads, kvHeads, headDim, host } = this.#options;
     return {
@@ -275,7 +283,7 @@ export class CudaKvCache implements Disposable {
   #planOnDevice(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): Plan {
     const needed = entries.reduce((sum, entry) => sum + this.#needs(entry), 0);
     if (needed > this.#pool.free) throw this.#full(needed);
-    return { reload: new Set(), missing: new Map() };
+    return { missing: new Map() };
   }
 
   /**
@@ -311,7 +319,7 @@ export class CudaKvCache implements Disposable {
     for (const sequence of reload) {
       missing.set(sequence, new Set(sequence.pages.flatMap((held, layer) => (held === undefined ? [layer] : []))));
     }
-    return { reload, missing };
+    return { missing };
   }
 
   #full(pages: number): OutOfMemoryError {
@@ -332,9 +340,7 @@ export class CudaKvCache implements Disposable {
 }
 
 interface Plan {
-  /** Sequences of which the device takes up all layers again. */
-  reload: Set<CudaKvSequence>;
-  /** The layers it lacked. */
+  /** Layers that the device takes up again, by sequence. */
   missing: Map<CudaKvSequence, Set<number>>;
 }
 

@@ -88,19 +88,22 @@ export class CudaKvSequence implements KvSequence {
   /**
    * @internal Takes the pages for `tokens` more tokens of a layer.
    *
-   * @returns the shared page that must be copied to the sequence's own, and that one
+   * @param copy copies a page that others hold too to one of the sequence's own; when it throws, the sequence keeps what it had
    */
-  grow(layer: number, tokens: number): { from: number; to: number } | undefined {
+  grow(layer: number, tokens: number, copy: (from: number, to: number) => void): void {
     const held = this.pages[layer]!;
-    let copy: { from: number; to: number } | undefined;
     if (this.#sharesEnd(held)) {
-      const from = held.pop()!;
-      copy = { from, to: this.#pool.take() };
+      const [from, to] = [held.at(-1)!, this.#pool.take()];
+      try {
+        copy(from, to);
+      } catch (error) {
+        this.#pool.release(to);
+        throw error;
+      }
+      held[held.length - 1] = to;
       this.#pool.release(from);
-      held.push(copy.to);
     }
     while (held.length < Math.ceil((this.#length + tokens) / PAGE_TOKENS)) held.push(this.#pool.take());
-    return copy;
   }
 
   /** @internal */

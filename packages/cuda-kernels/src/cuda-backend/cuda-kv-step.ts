@@ -13,6 +13,7 @@ import type { AttendOptions, HostCache, HostStep, Rows } from './host-cache.js';
 import { type KeyLoader, STRETCH_TOKENS } from './key-loader.js';
 import type { PagePool } from './page-pool.js';
 import { RING, type StepBuffers } from './step-buffers.js';
+import { align, StepTables } from './step-tables.js';
 import type { Tensor } from './types.js';
 
 /** Entries that are computed alike, in adjacent rows. */
@@ -63,17 +64,6 @@ export interface AttentionTensors {
   output: Tensor;
 }
 
-/** Where a part's tables lie among the step's uploaded integers. */
-interface Tables {
-  /** Page tables [layers][sequences][stride]. */
-  pages: number;
-  stride: number;
-  /** Tokens of each sequence, [sequences]. */
-  lengths: number;
-}
-
-const align = (index: number) => Math.ceil(index / 4) * 4;
-
 /**
  * One forward step over a {@link CudaKvCache}. For each layer in order: {@link begin}, then {@link finish}; after the last one
  * {@link end}, or {@link rollback} after a failure.
@@ -85,9 +75,7 @@ export class CudaKvStep {
   readonly #buffers: StepBuffers;
   readonly #parts: StepPart[];
   readonly #rows: number;
-  #tables: DeviceArray<'i32'> | undefined;
-  #places: Tables[] = [];
-  #slotStride = 0;
+  #tables: StepTables | undefined;
   /** Layers whose keys and values are on their way to host memory. */
   #travelling: number[] = [];
   /** What decoding attended to in host memory for want of it on the device. */
@@ -122,8 +110,8 @@ export class CudaKvStep {
     const table = ownTensor('attention', 'rotations', tensors.rotations, rows * headDim).f32();
     this.#output = ownTensor('attention', 'output', tensors.output, rows * queryHeads * headDim);
     this.#onHost = [];
-    const tables = (this.#tables ??= this.#upload());
-    const slots = tables.view(layer * this.#slotStride, this.#slotStride);
+    const tables = (this.#tables ??= new StepTables(stream, this.#buffers.tables, this.#context, this.#parts));
+    const slots = tables.slots(layer);
     const shape = { rows, queryHeads, kvHeads, headDim };
     ropeSplit(stream, { qkv, table, q: this.#buffers.q, k: pool.keys, v: pool.values, slots, ...shape });
     const sampled = (part: StepPart) => part.entries.some((_, i) => options.sampling?.[part.index + i] != null);
@@ -165,9 +153,10 @@ export class CudaKvStep {
         this.#lse.end = align(this.#lse.end + part.rows * queryHeads);
       }
       if (options.keysRead) countKeys(options.keysRead, part, queryHeads);
-      if (part.decodes) this.#decode(layer, part, this.#places[i]!);
-      else if (held) this.#prefill(layer, part, this.#places[i]!);
-      else this.#prefillFromHost(layer, part, this.#places[i]!);
+      const pages = tables.pages(layer, i);
+      if (part.decodes) this.#decode(part, pages, tables.lengths(i));
+      else if (held) this.#prefill(part, pages);
+      else this.#prefillFromHost(layer, part, pages);
     }
   }
 
@@ -230,42 +219,6 @@ export class CudaKvStep {
     for (const part of this.#parts) for (const page of part.scratch.splice(0)) this.#context.pool.release(page);
   }
 
-  /** Slots of all layers' rows, then each part's page tables of all layers, and lengths. */
-  #upload(): DeviceArray<'i32'> {
-    const { backend, layers, pool } = this.#context;
-    this.#slotStride = align(this.#rows);
-    let size = layers * this.#slotStride;
-    this.#places = this.#parts.map(({ entries, decodes, scratch }) => {
-      const most = Math.max(...entries.map(({ sequence }) => Math.ceil(sequence.length / PAGE_TOKENS)), scratch.length);
-      const stride = decodes ? most : align(most);
-      const pages = size;
-      const lengths = align(pages + layers * align(entries.length * stride));
-      size = align(lengths + entries.length);
-      return { pages, stride, lengths };
-    });
-    const data = new Int32Array(size);
-    for (const [i, part] of this.#parts.entries()) {
-      const { pages, stride, lengths } = this.#places[i]!;
-      for (const [j, { sequence, tokens }] of part.entries.entries()) {
-        data[lengths + j] = sequence.length;
-        const first = sequence.length - tokens;
-        for (let layer = 0; layer < layers; layer += 1) {
-          const held = sequence.pages[layer];
-          const table = held ?? part.scratch;
-          data.set(table, pages + layer * align(part.entries.length * stride) + j * stride);
-          const slots = layer * this.#slotStride + part.row + j;
-          for (let t = 0; t < tokens; t += 1) {
-            // Rows of a layer that the device does not hold start their own pages.
-            const token = held === undefined ? t : first + t;
-            const page = table[Math.floor(token / PAGE_TOKENS)];
-            data[slots + t] = page === undefined ? -1 : pool.slot(page, token);
-          }
-        }
-      }
-    }
-    return this.#buffers.tables.put(backend.stream, data);
-  }
-
   /** Queues the layer's rows for host memory: all of a row where `queries` are wanted there, else keys and values. */
   #send(layer: number, qkv: DeviceArray<'f32'>, queries: (part: StepPart) => boolean): void {
     const { backend, queryHeads, kvHeads, headDim } = this.#context;
@@ -312,32 +265,29 @@ export class CudaKvStep {
     return { ...tensors, ...(logSumExp && { logSumExp }) };
   }
 
-  #pages(layer: number, part: StepPart, place: Tables): DeviceArray<'i32'> {
-    const size = part.entries.length * place.stride;
-    return this.#tables!.view(place.pages + layer * align(size), size);
-  }
-
-  #decode(layer: number, part: StepPart, place: Tables): void {
+  #decode(part: StepPart, pages: DeviceArray<'i32'>, lengths: DeviceArray<'i32'>): void {
     const { backend, pool, queryHeads, kvHeads, headDim } = this.#context;
     const sequences = part.entries.length;
-    const maxKeys = place.stride * PAGE_TOKENS;
+    const pagesStride = pages.length / sequences;
+    const maxKeys = pagesStride * PAGE_TOKENS;
     const sizes = { queryHeads, kvHeads, headDim, sequences, maxKeys };
     const workspace = this.#buffers.workspace(sizes);
     attentionDecode(backend.stream, {
       ...sizes,
       ...this.#tensors(part),
-      kv: pool.view(this.#pages(layer, part, place)),
-      pagesStride: place.stride,
-      lengths: this.#tables!.view(place.lengths, sequences),
+      kv: pool.view(pages),
+      pagesStride,
+      lengths,
       ...(workspace && { workspace }),
     });
   }
 
   /** Brings the tokens before the step back to the device, where it has given the layer up before. */
   #reload(layer: number, part: StepPart): void {
-    if (!part.reloads.delete(layer)) return;
+    if (!part.reloads.has(layer)) return;
     const { sequence, tokens } = part.entries[0]!;
     this.#load(sequence, layer, sequence.length - tokens);
+    part.reloads.delete(layer);
   }
 
   /** All of a layer's tokens, if there are pages for them. */
@@ -367,11 +317,11 @@ export class CudaKvStep {
     );
   }
 
-  #prefill(layer: number, part: StepPart, place: Tables): void {
+  #prefill(part: StepPart, pages: DeviceArray<'i32'>): void {
     const { backend, pool, queryHeads, kvHeads, headDim } = this.#context;
     const { sequence, tokens } = part.entries[0]!;
     const keys = sequence.length;
-    const kv = pool.view(this.#pages(layer, part, place));
+    const kv = pool.view(pages);
     attentionPrefill(backend.stream, {
       ...this.#tensors(part),
       kv,
@@ -384,7 +334,7 @@ export class CudaKvStep {
   }
 
   /** Attends to a context that only host memory holds, a stretch of it at a time, then to the step's own tokens. */
-  #prefillFromHost(layer: number, part: StepPart, place: Tables): void {
+  #prefillFromHost(layer: number, part: StepPart, pages: DeviceArray<'i32'>): void {
     const { backend, pool, loader, host, queryHeads, kvHeads, headDim } = this.#context;
     const { stream } = backend;
     const { sequence, tokens } = part.entries[0]!;
@@ -395,7 +345,7 @@ export class CudaKvStep {
     const { keys: k, values: v } = this.#buffers.stretch!;
     const heads = { queryHeads, kvHeads, headDim };
     const queries = { ...heads, q, queries: tokens, queryPosition: before };
-    const own = pool.view(this.#pages(layer, part, place));
+    const own = pool.view(pages);
     attentionPrefill(stream, { ...queries, out, logSumExp: whole, kv: own, keys: tokens, keyPosition: before });
     this.#eachStretch(before, (begin, end) => {
       loader!.load(stream, host!, sequence.host!, layer, begin, end, { keys: k, values: v });
