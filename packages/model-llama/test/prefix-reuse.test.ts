@@ -3,6 +3,7 @@ import type { AttentionOptions } from '../src/api.js';
 import type { EngineRequest } from '../src/engine.js';
 import { CacheTooSmallError } from '../src/errors.js';
 import type { ModelHost } from '../src/model-host.js';
+import { random } from './checkpoint/seeded-random.js';
 import {
   cachedTokensOf as cachedTokens,
   joinTokens as join,
@@ -241,5 +242,42 @@ describe('memory', () => {
     using parts = await host({ prefixCache: 'off' });
     run(parts, request(words('off', 300), SAMPLED));
     expect(parts.engine.stats).toMatchObject({ cacheBytesUsed: 0, prefixBytes: 0 });
+  });
+});
+
+describe('many requests in little memory', () => {
+  it('keep within it, get what they would get alone, and leave nothing behind', async () => {
+    using sizes = await host();
+    const cacheBytes = sizes.cache.bytesFor(64) * 60 + 2 ** 21;
+    using parts = await host({ cacheBytes, prefixCache: 'prompts', maxSequences: 5 });
+    const { engine } = parts;
+    const next = random(7);
+    const texts = [0, 1, 2].map((i) => words(`family ${i}`, 700));
+    const policies: AttentionOptions[] = [DENSE, SAMPLED, { ...SAMPLED, sampledPromptTokens: 40 } as AttentionOptions];
+    const sent: { one: EngineRequest; id: number; outcome: Outcome; aborted: boolean }[] = [];
+    while (sent.length < 60 || !engine.idle) {
+      if (sent.length < 60 && next(3) === 0) {
+        const shared = texts[next(3)]!.subarray(0, 1 + next(700));
+        const prompt = join(shared, words(`own ${sent.length}`, next(80)));
+        const one = request(prompt, policies[next(3)]!, 1 + next(60));
+        sent.push({ one, ...submit(engine, one), aborted: false });
+      }
+      if (next(20) === 0 && sent.length > 0) {
+        const unlucky = sent[next(sent.length)]!;
+        unlucky.aborted ||= !unlucky.outcome.end;
+        engine.abort(unlucky.id);
+      }
+      engine.step();
+      expect(engine.stats.cacheBytesUsed).toBeLessThanOrEqual(cacheBytes);
+    }
+    const { cacheBytesUsed, prefixBytes } = engine.stats;
+    expect(cacheBytesUsed).toBe(prefixBytes);
+    expect(sent.filter(({ aborted }) => aborted).length).toBeGreaterThan(5);
+    using alone = await host({ prefixCache: 'off' });
+    for (const { one, outcome, aborted } of sent) {
+      expect(outcome.error).toBeUndefined();
+      if (!aborted) expect(stream(outcome)).toEqual(stream(run(alone, one)));
+    }
+    expect(sent.some(({ outcome }) => outcome.end && cachedTokens(outcome) > 0)).toBe(true);
   });
 });
