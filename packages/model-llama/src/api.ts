@@ -188,6 +188,18 @@ export type GenerationEvent =
         decodeMs: number;
         prefillTokensPerSecond: number;
         decodeTokensPerSecond: number;
+        /**
+         * With a device: what the host did in the steps of `decodeMs`, in all of them together. The rest is queueing, sampling of tokens,
+         * and the last product's way back.
+         */
+        host?: {
+          /** Waited for the device and for what was on its way from it. */
+          waitMs: number;
+          /** Wrote keys and values into host memory. */
+          appendMs: number;
+          /** Selected keys and attended to them there. */
+          attendMs: number;
+        };
       };
     };
 

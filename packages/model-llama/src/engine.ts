@@ -4,7 +4,7 @@ import type { LlamaConfig, Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
 import { TraceRecorder } from './forward-trace.js';
-import type { KvCache } from './kv-cache.js';
+import type { HostTimes, KvCache } from './kv-cache.js';
 import type { ForwardResult, Llama } from './llama.js';
 import { Memory, type PrefixReuse } from './memory.js';
 import type { PolicyFactory } from './policy-factory.js';
@@ -238,7 +238,8 @@ export class Engine implements Disposable {
 
   #run(entries: ScheduledEntry[]): void {
     const begin = performance.now();
-    for (const { sequence } of entries) if (!sequence.prefilling && sequence.decoding === 0) sequence.decoding = begin;
+    for (const { sequence } of entries)
+      if (!sequence.prefilling && sequence.decoding === 0) this.#decodes(sequence, begin);
     const decoded = entries.filter(({ sequence }) => !sequence.prefilling).length;
     const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0);
     const wanted = entries.map(({ sequence, tokens }) => logitsOf(sequence, tokens.length));
@@ -304,6 +305,8 @@ export class Engine implements Disposable {
   #finish(sequence: Sequence, finishReason: 'stop' | 'length', heldText?: string): void {
     const { prompt, answer, reusedTokens, submitted, admitted, memory, listener } = sequence;
     const now = performance.now();
+    const { times } = this.#options.cache;
+    const { hostTimes } = sequence;
     const decoding = sequence.decoding || now;
     const attention = memory!.attention.report();
     this.#release(sequence, { keep: true });
@@ -325,8 +328,16 @@ export class Engine implements Disposable {
         prefillTokensPerSecond: rate(prompt.length - reusedTokens, decoding - admitted),
         // The first token comes out of the prefill.
         decodeTokensPerSecond: rate(attention.decodeSteps, now - decoding),
+        ...(hostTimes && times && { host: timesSince(hostTimes, times) }),
       },
     });
+  }
+
+  /** The first decode step begins. */
+  #decodes(sequence: Sequence, now: number): void {
+    const { times } = this.#options.cache;
+    sequence.decoding = now;
+    sequence.hostTimes = times && { ...times };
   }
 
   #finishTrace(sequence: Sequence, { trace }: TraceRecorder): void {
@@ -381,4 +392,9 @@ function checkStops(stop: unknown): string[] {
     throw new InvalidRequestError(`stop must be an array of non-empty strings, not ${JSON.stringify(stop)}`, 'stop');
   }
   return stop;
+}
+
+/** Milliseconds of what the host did since an earlier look at its times. */
+function timesSince(before: HostTimes, { wait, append, attend }: HostTimes) {
+  return { waitMs: wait - before.wait, appendMs: append - before.append, attendMs: attend - before.attend };
 }

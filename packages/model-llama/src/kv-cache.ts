@@ -50,7 +50,19 @@ export interface KvStep {
   rollback(): void;
 }
 
+/** Where the host's time in steps over a cache on a device went, in milliseconds. */
+export interface HostTimes {
+  /** Waiting for the device and for what is on its way from it. */
+  readonly wait: number;
+  /** Writing keys and values into host memory. */
+  readonly append: number;
+  /** Selecting keys and attending to them there. */
+  readonly attend: number;
+}
+
 export interface KvCache extends Disposable {
+  /** Of all steps so far, for a cache on a device. */
+  readonly times?: HostTimes;
   /** Bytes in use; what several sequences share counts once. */
   readonly bytes: number;
   /** Tokens of a page, the unit that sequences share. */

@@ -62,7 +62,13 @@ describe('magicpig on a device', () => {
     const one = { prompt: prompt(150), maxTokens: 6, ignoreEos: true, attention: SAMPLED };
     using cpu = await host();
     using device = await deviceHost();
-    const [expected, got] = [cpu, device].map(({ engine }) => runAll(engine, [one])[0]!.end!.attention);
+    const ends = [cpu, device].map(({ engine }) => runAll(engine, [one])[0]!.end!);
+    const [expected, got] = ends.map(({ attention }) => attention);
+    const [none, timing] = ends.map(({ timing }) => timing);
+    expect(none!.host).toBeUndefined();
+    const { waitMs, appendMs, attendMs } = timing!.host!;
+    for (const ms of [waitMs, appendMs, attendMs]) expect(ms).toBeGreaterThan(0);
+    expect(waitMs + appendMs + attendMs).toBeLessThan(timing!.decodeMs);
     expect(got).toMatchObject({ policy: 'magicpig', sampledSteps: 5, exactTokens: expected!.exactTokens });
     expect(got!.keysReadShare).toBeCloseTo(expected!.keysReadShare, 1);
     // Everything exact: every key is read.

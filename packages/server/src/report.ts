@@ -22,6 +22,8 @@ export interface Report {
   decodeMs: number;
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
+  /** With a device: what the host did meanwhile, in milliseconds. */
+  host?: { waitMs: number; appendMs: number; attendMs: number };
 }
 
 /** OpenAI's token counts. */
