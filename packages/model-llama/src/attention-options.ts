@@ -50,7 +50,7 @@ export const SKETCH_DEFAULTS = {
   floor: 0.02,
   sink: 4,
   window: 64,
-  minContext: 2048,
+  minContext: 3072,
   seed: 0,
 } as const;
 
