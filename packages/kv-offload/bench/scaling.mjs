@@ -1,6 +1,6 @@
 // Exact and sampled attention of one layer (32 query and 8 KV heads, bf16, K = 10, L = 150) over threads, context, batch and
-// head dimension, and the context from which sampling pays. Measures what is asked for, merges it into a JSON file, and writes
-// a Markdown table and a plot beside it:
+// head dimension, and the context from which sampling pays. Measures what is asked for, merges it into a JSON file, and draws
+// a plot beside it:
 //   node bench/scaling.mjs [--json build/bench/scaling.json] [--dims 64,128] [--batches 1,4,16] [--lengths 1024,...] [--bytes 4e9]
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
@@ -60,34 +60,15 @@ const crossover = [...lines].map(([line, points]) => ({
 const result = { cpu: cpus()[0].model, date: new Date().toISOString().slice(0, 10), crossover, rows: sorted };
 mkdirSync(dirname(values.json), { recursive: true });
 writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`);
-const beside = (extension) => values.json.replace(/\.json$/, extension);
-writeFileSync(beside('.md'), table());
-writeFileSync(beside('.svg'), plot(sorted.filter((row) => row.batch === 1)));
-console.log(`wrote ${values.json}, ${beside('.md')}, ${beside('.svg')}`);
+const image = values.json.replace(/\.json$/, '.svg');
+writeFileSync(image, plot(sorted.filter((row) => row.batch === 1)));
+for (const { headDim, batch, threads, minContext } of crossover) {
+  console.log(
+    `d=${headDim} batch ${batch} threads ${threads}: sampling pays from ${minContext ?? 'beyond the longest'}`,
+  );
+}
+console.log(`wrote ${values.json}, ${image}`);
 
 function lineOf({ headDim, batch, threads }) {
   return JSON.stringify({ headDim, batch, threads });
-}
-
-function table() {
-  const cell = ({ exactMs, sampledMs }) =>
-    `${exactMs.toPrecision(3)} / ${sampledMs.toPrecision(3)} (${(exactMs / sampledMs).toFixed(1)}x)`;
-  const columns = [...new Set(sorted.map((row) => row.length))].sort((a, b) => a - b);
-  return [
-    `Exact / sampled attention, milliseconds (ratio), by context; ${result.cpu}, ${result.date}.`,
-    '',
-    `| d | batch | threads | ${columns.join(' | ')} | sampling pays from |`,
-    `| ${Array(columns.length + 4)
-      .fill('---')
-      .join(' | ')} |`,
-    ...[...lines].map(([, points], i) => {
-      const { headDim, batch, threads, minContext } = crossover[i];
-      const cells = columns.map((length) => {
-        const point = points.find((row) => row.length === length);
-        return point === undefined ? '' : cell(point);
-      });
-      return `| ${[headDim, batch, threads, ...cells, minContext ?? 'beyond'].join(' | ')} |`;
-    }),
-    '',
-  ].join('\n');
 }
