@@ -4,6 +4,7 @@ import { createModelHost } from '../src/model-host.js';
 import { PolicyFactory } from '../src/policy-factory.js';
 import { hashedIntegers } from './hashed-values.js';
 import { randomCheckpoint, tensorShapes } from './random-checkpoint.js';
+import { relativeError } from './relative-error.js';
 
 /** 4 layers (0 dense), 4 query heads on 2 KV heads. */
 export const config = {
@@ -58,4 +59,17 @@ export async function decodeLogits(
     rows.push(logits[0]!.slice());
   }
   return rows;
+}
+
+/** Relative errors of a decode step's logits against dense: the mean of those of single seeds, and that of the seeds' mean. */
+export async function errorsOverSeeds(attention: AttentionOptions, seeds: number) {
+  const [dense] = await decodeLogits({ policy: 'dense' }, 300, 1);
+  const mean = new Float64Array(config.vocabSize);
+  let single = 0;
+  for (let seed = 0; seed < seeds; seed += 1) {
+    const [row] = await decodeLogits({ ...attention, seed } as AttentionOptions, 300, 1);
+    single += relativeError(row!, dense!) / seeds;
+    for (const [token, logit] of row!.entries()) mean[token]! += logit / seeds;
+  }
+  return { single, ofMean: relativeError(mean, dense!) };
 }
