@@ -2,7 +2,6 @@
 // warm-up; prints one JSON object.
 // Usage: lsh-bench [keys] [bits] [tables] [dim]
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -12,28 +11,11 @@
 #include "../native/head_index.h"
 #include "../native/pool_handle.h"
 #include "../native/projection.h"
+#include "timing.h"
 
 using namespace magicpig::lsh;
 
 namespace {
-
-double Now() {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Median time in microseconds of f(i), i < repeats, after f(0) once.
-template <typename F>
-double Median(int repeats, F&& f) {
-  std::vector<double> times;
-  f(0);
-  for (int i = 0; i < repeats; ++i) {
-    const double start = Now();
-    f(i);
-    times.push_back(Now() - start);
-  }
-  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return times[repeats / 2];
-}
 
 // The baseline of hashing: x [rows][dim] times weights, packed [panels][dim][kPanel], in tiles of 8 rows whose sums stay in
 // registers. Vectors are 16 wide where the processor has them; the clones are the same loop for each instruction set.

@@ -155,6 +155,7 @@ size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDr
 
 }  // namespace
 
-const SketchKernels kAvx2SketchKernels = {"avx2", SketchRotate, SketchEncode, NibbleTables, Scan, Uniforms, SketchHistogram, Draw};
+const SketchKernels kAvx2SketchKernels = {"avx2",   SketchRotate,    SketchEncode, NibbleTables, Scan,
+                                          Uniforms, SketchHistogram, Draw,         SketchLogs};
 
 }  // namespace magicpig::lsh

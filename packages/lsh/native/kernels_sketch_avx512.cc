@@ -205,6 +205,6 @@ size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDr
 }  // namespace
 
 const SketchKernels kAvx512SketchKernels = {"avx512", SketchRotate,    SketchEncode, Tables, Scan,
-                                            Uniforms, SketchHistogram, Draw};
+                                            Uniforms, SketchHistogram, Draw,         SketchLogs};
 
 }  // namespace magicpig::lsh

@@ -43,6 +43,6 @@ size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDr
 }  // namespace
 
 const SketchKernels kPortableSketchKernels = {"portable",   SketchRotate,    SketchEncode, NibbleTables, Scan,
-                                              SketchUniforms, SketchHistogram, Draw};
+                                              SketchUniforms, SketchHistogram, Draw,         SketchLogs};
 
 }  // namespace magicpig::lsh

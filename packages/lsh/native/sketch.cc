@@ -353,7 +353,8 @@ std::shared_ptr<KeySketch> KeySketch::FromFile(std::shared_ptr<const Container> 
       chunk->file = file;
       head.chunks.push_back(std::move(chunk));
     }
-    if (made.centred && head.size > 0) {
+    // A head that was emptied keeps its centre.
+    if (made.centred && (head.size > 0 || file->Has(at + 1, kCentreSection))) {
       auto centre = std::make_shared<Buffer<float>>(made.dim);
       std::memcpy(centre->data(), file->Get<float>(at + 1, kCentreSection, made.dim), centre->bytes());
       head.centre = std::move(centre);
@@ -484,13 +485,7 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
                                      drawn.ids.data() + sample.count, drawn.log_probability.data() + sample.count);
       }
     }
-    for (size_t i = 0; i < count; ++i) {
-      float* values = scratch.drawn[first + i].log_probability.data();
-      for (size_t k = 0; k < samples[first + i].count; ++k) {
-        const double rounded = std::ceil(static_cast<double>(values[k]));
-        values[k] = rounded < kUniformOne ? static_cast<float>(std::log(rounded / kUniformOne)) : 0.0f;
-      }
-    }
+    for (size_t i = 0; i < count; ++i) sketch_.logs(scratch.drawn[first + i].log_probability.data(), samples[first + i].count);
   }
   return Status::kOk;
 }

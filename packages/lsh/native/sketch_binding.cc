@@ -3,59 +3,24 @@
 
 #include <cstring>
 #include <memory>
-#include <new>
 #include <string>
-#include <system_error>
 
+#include "binding.h"
 #include "new_selector.h"
 #include "sketch.h"
 
 namespace magicpig::lsh {
 namespace {
 
-constexpr napi_type_tag kPoolTag = {MAGICPIG_POOL_TAG_LOWER, MAGICPIG_POOL_TAG_UPPER};
 constexpr napi_type_tag kSelectorTag = {MAGICPIG_SELECTOR_TAG_LOWER, MAGICPIG_SELECTOR_TAG_UPPER};
-
-Napi::Value Throw(Napi::Env env, const char* code, const char* message) {
-  Napi::Error error = Napi::Error::New(env, message);
-  error.Set("code", Napi::String::New(env, code));
-  error.ThrowAsJavaScriptException();
-  return env.Undefined();
-}
-
-// No C++ exception may pass into Node.
-template <typename F>
-Napi::Value Guard(Napi::Env env, F&& call) {
-  try {
-    return call();
-  } catch (const FileError& error) {
-    return Throw(env, error.code, error.what());
-  } catch (const std::bad_alloc&) {
-    return Throw(env, "OUT_OF_MEMORY", "Out of memory; nothing was changed.");
-  } catch (const std::system_error& error) {
-    return Throw(env, "OUT_OF_MEMORY", error.what());
-  }
-}
 
 // Empty arrays may have no storage at all.
 const float* Floats(const Napi::Value& value) { return value.As<Napi::Float32Array>().Data(); }
-uint32_t Index(const Napi::Value& value) { return value.As<Napi::Number>().Uint32Value(); }
 double Number(const Napi::Object& object, const char* name) { return object.Get(name).As<Napi::Number>().DoubleValue(); }
 
 SketchBudget BudgetOf(const Napi::Object& object) {
   return {static_cast<SketchBudget::Kind>(Index(object.Get("kind"))), Number(object, "value"), Number(object, "least"),
           Number(object, "most")};
-}
-
-// Null after throwing.
-PoolHandle PoolOf(Napi::Env env, const Napi::Value& pool) {
-  if (pool.IsNumber()) return ProcessPool(Index(pool));
-  const auto external = pool.As<Napi::External<magicpig_pool>>();
-  if (!pool.IsExternal() || !external.CheckTypeTag(&kPoolTag) || external.Data()->abi != MAGICPIG_POOL_ABI) {
-    Throw(env, "INVALID_ARGUMENT", "pool is no thread pool handle of a compatible version of MagicPIG's packages.");
-    return nullptr;
-  }
-  return SharePool(*external.Data());
 }
 
 using File = std::shared_ptr<const Container>;
@@ -115,7 +80,7 @@ class SketchObject : public Napi::ObjectWrap<SketchObject> {
     Throw(env, "NON_FINITE",
           status == KeySketch::Status::kTooLarge
               ? "A vector is longer than 2^60 (perhaps by centring), beyond which scores may overflow; nothing was changed."
-              : "A vector holds NaN or an infinity (or becomes infinite by centring); nothing was changed.");
+              : kNonFinite);
     return true;
   }
 
@@ -139,8 +104,7 @@ class SketchObject : public Napi::ObjectWrap<SketchObject> {
   // (head, keys Float32Array [n][dim])
   Napi::Value Add(const Napi::CallbackInfo& info) {
     return Guard(info.Env(), [&] {
-      const size_t n = info[1].As<Napi::Float32Array>().ElementLength() / sketch_->options().dim;
-      Refused(info.Env(), sketch_->Add(Index(info[0]), Floats(info[1]), n));
+      Refused(info.Env(), sketch_->Add(Index(info[0]), Floats(info[1]), RowsOf(info[1], sketch_->options().dim)));
       return info.Env().Undefined();
     });
   }

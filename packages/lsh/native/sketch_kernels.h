@@ -89,6 +89,9 @@ struct SketchKernels {
   // Returns how many. n is a multiple of 16.
   size_t (*draw)(const float* scores, const float* uniforms, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
                  float* thresholds);
+
+  // Replaces the thresholds [n] of drawn keys by log pi, pi being the threshold rounded up, over 2^24, and at most 1. Within 1e-6.
+  void (*logs)(float* values, size_t n);
 };
 
 // That of the same name as BestKernels().

@@ -101,24 +101,20 @@ inline void NibbleTables(const int16_t* q, size_t size, uint8_t* tables) {
 inline float FactorOf(uint16_t bf16) { return std::bit_cast<float>(uint32_t{bf16} << 16); }
 
 inline void SketchHistogram(const float* scores, size_t n, size_t lanes, float largest, float eighths, uint32_t* counts) {
-  // Neighbours often share a bin; two sets of counters keep an increment from waiting for the one before.
-  uint32_t others[kSketchBins] = {};
+  // Neighbours often share a bin; four sets of counters keep an increment from waiting for the one before.
+  uint32_t sets[4][kSketchBins] = {};
   for (size_t first = 0; first < n; first += kSketchKeys) {
     const size_t count = lanes < n - first ? lanes : n - first;
     int32_t bins[kSketchKeys];
     for (size_t i = 0; i < count; ++i) {
       constexpr float kLast = kSketchBins - 1;
       const float depth = (largest - scores[first + i]) * eighths;
-      bins[i] = static_cast<int32_t>(depth < kLast ? depth : kLast);
+      // At least 0, but for a view of a damaged file, whose factors may be anything.
+      bins[i] = static_cast<int32_t>(depth > 0 ? depth < kLast ? depth : kLast : 0);
     }
-    size_t i = 0;
-    for (; i + 2 <= count; i += 2) {
-      ++counts[bins[i]];
-      ++others[bins[i + 1]];
-    }
-    if (i < count) ++counts[bins[i]];
+    for (size_t i = 0; i < count; ++i) ++sets[i % 4][bins[i]];
   }
-  for (size_t i = 0; i < kSketchBins; ++i) counts[i] += others[i];
+  for (size_t i = 0; i < kSketchBins; ++i) counts[i] += sets[0][i] + sets[1][i] + sets[2][i] + sets[3][i];
 }
 
 // 2^24 tau (w + floor), the weight by a polynomial for 2^f on [-1/2, 1/2] (minimax, relative error 7.5e-5).
@@ -133,6 +129,30 @@ inline float SketchThreshold(float score, const SketchDraw& draw) {
   p = p * f + 0.999928057f;
   const float w = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
   return draw.tau * (w + draw.floor);
+}
+
+// The logarithm of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
+inline void SketchLogs(float* values, size_t n) {
+  constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
+  for (size_t i = 0; i < n; ++i) {
+    const float threshold = values[i] < kUniformOne ? values[i] : kUniformOne;
+    const float below = static_cast<float>(static_cast<int32_t>(threshold));
+    const float rounded = below < threshold ? below + 1.0f : below;
+    const auto bits = std::bit_cast<int32_t>(rounded);
+    const int32_t exponent = (bits - kRootHalf) >> 23;
+    const float z = std::bit_cast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(exponent) << 23)) - 1.0f;
+    float p = 7.0376836292e-2f * z - 1.1514610310e-1f;
+    p = p * z + 1.1676998740e-1f;
+    p = p * z - 1.2420140846e-1f;
+    p = p * z + 1.4249322787e-1f;
+    p = p * z - 1.6668057665e-1f;
+    p = p * z + 2.0000714765e-1f;
+    p = p * z - 2.4999993993e-1f;
+    p = p * z + 3.3333331174e-1f;
+    const float square = z * z;
+    const float log = z + (p * z * square - 0.5f * square);
+    values[i] = log + static_cast<float>(exponent - 24) * 0.69314718f;
+  }
 }
 
 inline void SketchUniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out) {

@@ -171,7 +171,7 @@ class TypeScriptSketch implements EngineSketch {
       const threshold = Math.fround(tau * Math.fround(weightOf(scores[i]!, largest, gain) + floor));
       if (words[i % 4]! >>> 8 < threshold) {
         ids.push(i);
-        logs.push(Math.min(0, Math.log(Math.ceil(threshold) / UNIFORM_ONE)));
+        logs.push(logOf(threshold));
       }
     }
     return { ids: Uint32Array.from(ids), logProbabilities: Float32Array.from(logs), error };
@@ -370,6 +370,28 @@ function weightOf(score: number, largest: number, gain: number): number {
   return p * 2 ** n;
 }
 
+/** Coefficients of Cephes' logf (Moshier), the highest first. */
+const LOG_COEFFICIENTS = Float32Array.of(
+  ...[7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1],
+  ...[-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1],
+);
+const ROOT_HALF = 0x3f3504f3;
+const LN_2 = Math.fround(Math.LN2);
+
+/** log pi, pi being the threshold rounded up, over 2^24, and at most 1. */
+function logOf(threshold: number): number {
+  const { fround } = Math;
+  float[0] = Math.ceil(Math.min(threshold, UNIFORM_ONE));
+  const word = bits32[0]!;
+  const exponent = (word - ROOT_HALF) >> 23;
+  bits32[0] = word - (exponent << 23);
+  const z = fround(float[0]! - 1);
+  const p = LOG_COEFFICIENTS.reduce((sum, coefficient) => fround(fround(sum * z) + coefficient));
+  const square = fround(z * z);
+  const log = fround(z + fround(fround(fround(p * z) * square) - fround(0.5 * square)));
+  return fround(log + fround((exponent - 24) * LN_2));
+}
+
 /** Bins of the first keys of every block: all keys of up to twice HISTOGRAM_KEYS, then a half, a quarter, an eighth. */
 function histogram(scores: Float32Array, largest: number, eighths: number): { counts: Uint32Array; counted: number } {
   let lanes = BLOCK;
@@ -439,7 +461,8 @@ function readHeads(file: Container, { heads, dim, centred }: EngineSketchOptions
       size,
       codes: file.get(at + 1, 'CODE', blocks * blockBytes, Uint8Array),
       factors: file.get(at + 1, 'FACT', blocks * BLOCK, Uint16Array),
-      ...(centred && size > 0 && { centre: file.get(at + 1, 'CENT', dim, Float32Array) }),
+      // A head that was emptied keeps its centre.
+      ...(centred && (size > 0 || file.has(at + 1, 'CENT')) && { centre: file.get(at + 1, 'CENT', dim, Float32Array) }),
     };
   });
 }

@@ -165,6 +165,27 @@ describe('KeySketch', () => {
     expect(run({ error: 1, min: 0.1 }).read / (0.1 * n)).toBeCloseTo(1, 1);
   });
 
+  it.each([1, 2, 3])('knows its own error with %i bits', (bits) => {
+    const dim = 64;
+    const n = 3000;
+    const keys = keysLike(81, n, dim);
+    const sketch = new KeySketch({ dim, bits, keepVectors: true, budget: { share: 0.05 } });
+    sketch.add(keys);
+    let within = 0;
+    let all = 0;
+    for (let i = 0; i < 20; i++) {
+      const query = normals(100 + i, dim).map((value) => 1.5 * value);
+      const expected = exactScores(query, keys).reduce((sum, score) => sum + Math.exp(score), 0);
+      for (let step = 0; step < 15; step++, all++) {
+        const { sum, error } = sketch.estimate(query, (_, score) => Math.exp(score), { step });
+        if (Math.abs(sum / expected - 1) < 2 * error) within++;
+      }
+    }
+    // 95% for a normal distribution.
+    expect(within / all).toBeGreaterThan(0.9);
+    expect(within / all).toBeLessThan(0.995);
+  });
+
   it('finds the keys of largest score', () => {
     const dim = 64;
     const keys = keysLike(41, 3000, dim);
@@ -230,8 +251,10 @@ describe('KeySketch', () => {
     const { sum, read } = fork.estimate(query, (_, score) => Math.exp(score), { head: 1, budget: { share: 1 } });
     expect(read).toBe(50);
     expect(sum / expected).toBeCloseTo(1, 5);
-    // The centre stays when keys go.
+    // The centre stays when keys go, in files too.
     expect(sketch.centre(1)).toEqual(centre);
+    sketch.truncate(0, 1);
+    expect(KeySketch.fromBuffer(sketch.toBuffer()).centre(1)).toEqual(centre);
     // A key that is the centre scores as it does.
     const same = new KeySketch({ dim });
     same.add(new Float32Array(dim).fill(3));

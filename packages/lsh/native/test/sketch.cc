@@ -189,6 +189,18 @@ void DrawsByDefinition(const SketchKernels& kernels) {
     CHECK(std::memcmp(thresholds.data(), portable.data(), count * sizeof(float)) == 0);
   }
 
+  std::vector<float> logs{0x1p-10f, 1, 1.5f, 2, 3, 1000.25f, 0x1p23f, 0x1.6a09e6p23f, 0x1.6a09e8p23f, 0x1.fffffep23f, 0x1p24f, 1e30f};
+  for (int i = 0; i < 1000; ++i) logs.push_back(static_cast<float>(std::exp2(24.0 * i / 1000)));
+  const std::vector<float> from = logs;
+  kernels.logs(logs.data(), logs.size());
+  for (size_t i = 0; i < logs.size(); ++i) {
+    const double pi = std::min(1.0, std::ceil(static_cast<double>(from[i])) / kUniformOne);
+    CHECK(std::fabs(logs[i] - std::log(pi)) < 1.1e-6 && logs[i] <= 0 && (pi < 1 || logs[i] == 0));
+  }
+  std::vector<float> portable_logs = from;
+  kPortableSketchKernels.logs(portable_logs.data(), from.size());
+  CHECK(logs == portable_logs);
+
   for (const size_t n : {size_t{1}, size_t{63}, size_t{64}, size_t{200}, kKeys}) {
     for (const size_t lanes : {8, 16, 64}) {
       uint32_t counts[kSketchBins] = {}, expected[kSketchBins] = {};
@@ -388,6 +400,24 @@ void DrawsAreUnbiased() {
   }
 }
 
+// A view of a damaged file gives wrong results, and touches nothing else.
+void DamagedFactorsDoNoHarm() {
+  constexpr uint32_t kDim = 64;
+  const std::vector<float> keys = Normals(1000 * kDim, 12), query = Normals(kDim, 13);
+  KeySketch sketch(Options(kDim, 2, false, 1));
+  CHECK(sketch.Add(0, keys.data(), 1000) == KeySketch::Status::kOk);
+  std::vector<uint8_t> file = FileOf(sketch);
+  std::mt19937 random(14);
+  for (size_t i = file.size() - 2 * 1024; i < file.size(); ++i) file[i] = static_cast<uint8_t>(random() % 3 == 0 ? 0xff : random());
+  const auto damaged = Open(file, Options(kDim, 2, false, 1));
+  for (uint32_t step = 0; step < 20; ++step) {
+    KeySketch::Sample sample;
+    CHECK(damaged->Draw(0, query.data(), 1, 1000 - step, step, damaged->options().budget, &sample) == KeySketch::Status::kOk);
+    CHECK(sample.count <= 1000);
+    for (size_t i = 0; i < sample.count; ++i) CHECK(sample.ids[i] < 1000 - step);
+  }
+}
+
 // The selector through its C ABI: the same from any thread, in groups or alone, and with other keys behind.
 void SketchSelectorSelects() {
   constexpr uint32_t kDim = 64, kQueries = 6;
@@ -462,5 +492,6 @@ void KeySketchesAreRight() {
   PlansMeetBudgets();
   SketchesDoNotDependOnHistory();
   DrawsAreUnbiased();
+  DamagedFactorsDoNoHarm();
   SketchSelectorSelects();
 }

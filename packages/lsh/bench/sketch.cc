@@ -1,0 +1,112 @@
+// Times key sketches, one thread: encoding, the scan of codes for a group of query heads beside a bare reading of the same bytes, and a
+// whole selection beside that of SimHash tables (10 bits, 150 tables). Heads take turns, more than the caches hold. Medians; prints one
+// JSON object for each number of bits.
+// Usage: lsh-sketch-bench [keys] [dim] [group]
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../native/sketch.h"
+#include "../native/tables.h"
+#include "timing.h"
+
+using namespace magicpig::lsh;
+
+namespace {
+
+constexpr uint32_t kHeads = 12;
+constexpr int kRepeats = 36;
+
+std::vector<float> Normals(size_t n, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+template <typename Index>
+double Select(const Index& index, uint32_t n, uint32_t dim, uint32_t group, const std::vector<float>& queries, double* share) {
+  std::vector<magicpig_selection> out(group);
+  double read = 0;
+  int calls = 0;
+  const double time = Median(kRepeats, [&](int i) {
+    const magicpig_selector_args args{static_cast<uint32_t>(i) % kHeads, 0, group, dim, n, static_cast<uint32_t>(i), queries.data() + size_t(i) * group * dim};
+    if (index.Select(args, out.data()) != 0) std::exit(1);
+    for (const auto& selection : out) read += selection.count;
+    ++calls;
+  });
+  *share = read / calls / group / n;
+  return 1000 * time / n / group;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto argument = [&](int i, uint32_t otherwise) { return argc > i ? static_cast<uint32_t>(std::atoi(argv[i])) : otherwise; };
+  const uint32_t n = argument(1, 98304), dim = argument(2, 128), group = std::min<uint32_t>(argument(3, 4), kSketchQueries);
+  const std::vector<float> keys = Normals(size_t{n} * dim, 1), queries = Normals(size_t{kRepeats} * group * dim, 2);
+  const size_t size = std::max(kSketchUnit, std::bit_ceil(size_t{dim}));
+  const PoolHandle pool = ProcessPool(1);
+
+  double simhash_share;
+  double simhash;
+  {
+    const auto projection = std::make_shared<const Projection>(ProjectionKind::kHadamard, dim, 10, 150, 1);
+    Tables tables({kHeads, 2, 1e-4, Centring::kNone, Element::kNone, true}, projection, std::vector<float>(17, 1.0f), pool, {});
+    for (uint32_t head = 0; head < kHeads; ++head) {
+      if (tables.Add(head, Vectors{keys.data(), Element::kF32}, n, nullptr) != Status::kOk) return 1;
+    }
+    simhash = Select(tables, n, dim, group, queries, &simhash_share);
+  }
+
+  for (uint32_t bits = 1; bits <= kMaxSketchBits; ++bits) {
+    KeySketch sketch({kHeads, dim, bits, 1, 1 / std::sqrt(double(dim)), false, {SketchBudget::Kind::kShare, 0.02, 0, 1}, 0.02, pool});
+    const double start = Now();
+    for (uint32_t head = 0; head < kHeads; ++head) {
+      if (sketch.Add(head, keys.data(), n) != KeySketch::Status::kOk) return 1;
+    }
+    const double encode = 1000 * (Now() - start) / n / kHeads;
+
+    const size_t bytes = size_t{n} * bits * size / 8;
+    std::vector<Buffer<uint8_t>> codes;
+    for (uint32_t head = 0; head < kHeads; ++head) {
+      codes.emplace_back(bytes);
+      std::memset(codes.back().data(), 0x5a + static_cast<int>(head), bytes);
+    }
+    Buffer<uint16_t> factors(n);
+    std::fill_n(factors.data(), n, uint16_t{0x3f80});
+    Buffer<float> scores(size_t{group} * n);
+    Buffer<uint8_t> tables(size / kSketchUnit * kSketchTableBytes);
+    std::vector<int16_t> rounded(size, 1);
+    BestSketchKernels().tables(rounded.data(), size, tables.data());
+    std::vector<SketchQuery> scan_queries(group, {tables.data(), static_cast<float>(size)});
+    std::vector<float> largest(group, 0.0f);
+    const double scan = Median(kRepeats, [&](int i) {
+      BestSketchKernels().scan(codes[static_cast<uint32_t>(i) % kHeads].data(), factors.data(), n / kSketchKeys, bits, size, scan_queries.data(), group,
+                               scores.data(), n, largest.data());
+    }) * 1000 / n / group;
+    uint64_t sum = 0;
+    const double read = Median(kRepeats, [&](int i) {
+      const auto* words = reinterpret_cast<const uint64_t*>(codes[static_cast<uint32_t>(i) % kHeads].data());
+      uint64_t sums[8] = {};
+      for (size_t w = 0; w < bytes / 8; w += 8) {
+        for (size_t j = 0; j < 8; ++j) sums[j] += words[w + j];
+      }
+      for (const uint64_t each : sums) sum += each;
+    }) * 1000 / n / group;
+    double share;
+    const double select = Select(sketch, n, dim, group, queries, &share);
+    std::printf(
+        "{\"isa\": \"%s\", \"keys\": %u, \"dim\": %u, \"group\": %u, \"bits\": %u, \"bytes_per_key\": %.2f, \"encode_ns_per_key\": %.1f, "
+        "\"scan_ns_per_key_and_head\": %.3f, \"read_ns_per_key_and_head\": %.3f, \"scan_over_read\": %.2f, \"select_ns_per_key_and_head\": %.3f, "
+        "\"share\": %.4f, \"simhash_select_ns_per_key_and_head\": %.3f, \"simhash_share\": %.4f, \"simhash_over_sketch\": %.2f, \"sum\": %llu}\n",
+        BestSketchKernels().isa, n, dim, group, bits, double(sketch.bytes()) / n / kHeads, encode, scan, read, scan / read, select, share, simhash,
+        simhash_share, simhash / select, static_cast<unsigned long long>(sum & 1));
+  }
+}
