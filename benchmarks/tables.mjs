@@ -6,6 +6,13 @@ const result = (name) => JSON.parse(readFileSync(new URL(`benchmarks/results/${n
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 const LSH_PEERS = { lsh: '@magicpig/lsh', usearch: 'usearch 2.25.3', hnswlib: 'hnswlib-node 3.0.0' };
+const SAMPLERS = {
+  topk: () => 'exact TopK',
+  magicpig: ({ K, L }) => `magicpig (${K}, ${L})`,
+  sketch: ({ bits, share }) => (share === 1 ? 'every key (the noise)' : `sketch, ${bits} bit${bits > 1 ? 's' : ''}`),
+  oracle: () => 'oracle',
+};
+
 const lshPeers = result('lsh-peers');
 
 const readmes = {
@@ -16,6 +23,11 @@ const readmes = {
     memory: memory(result('memory')),
     perplexity: perplexity(result('perplexity')),
     'sampling-error': samplingError(result('sampling-error')),
+  },
+  'docs/samplers.md': {
+    samplers: samplers(result('samplers')),
+    'error-target': errorTarget(result('error-target')),
+    'sampler-speed': samplerSpeed(result('sampler-speed')),
   },
   'packages/lsh/README.md': {
     'peers-build': peersBuild(lshPeers),
@@ -168,6 +180,69 @@ function peersSums({ engines, temperatures, concentration }) {
       }),
     ),
     'Root mean square of the relative error, and its mean (the bias) in parentheses.',
+  );
+}
+
+function samplers({ model, contextTokens, steps, texts, rows, cpu, date }) {
+  return markdown(
+    [
+      'sampler',
+      'keys read',
+      'index, bytes a key',
+      'error of attention',
+      'KL of the next token, thousandths of a nat',
+      'same token first',
+      'under twice its standard error',
+    ],
+    rows.map((row) => [
+      SAMPLERS[row.kind](row),
+      percent(row.sampledShare),
+      row.kind === 'topk' || row.kind === 'oracle' ? '-' : row.indexBytes.toFixed(0),
+      row.attentionError.toFixed(3),
+      `${(1e3 * row.kl).toFixed(2)} ± ${(1e3 * row.klHalfWidth).toFixed(2)}`,
+      percent(row.same),
+      row.coverage === undefined ? '-' : percent(row.coverage),
+    ]),
+    `${model}, ${contextTokens} tokens of ${Object.keys(texts).length} texts (${Object.keys(texts).join(', ')}), ${steps} decoded after each. ${cpu}, ${date}.`,
+  );
+}
+
+function errorTarget({ rows }) {
+  return markdown(
+    ['bits', 'target', 'keys read', 'true error', 'true error under twice the estimate'],
+    rows.map(({ bits, target, sampledShare, trueError, coverage }) => [
+      bits,
+      target,
+      percent(sampledShare),
+      trueError.toFixed(3),
+      percent(coverage),
+    ]),
+    `${rows[0].draws.toLocaleString('en')} draws a row.`,
+  );
+}
+
+function samplerSpeed({ settings, cpu, date }) {
+  return markdown(
+    ['setting', 'exact, ms', 'magicpig', 'error', 'ms', 'sketch that errs no more', 'error', 'ms', 'ratio'],
+    Object.entries(settings).flatMap(([setting, { exactMs, rows }]) =>
+      rows
+        .filter(({ equal }) => equal)
+        .map(({ K, L, error, ms, equal }) => {
+          const sketch = rows.find(({ bits, budget }) => bits === equal.bits && budget.share === equal.share);
+          return [
+            setting,
+            exactMs.toFixed(2),
+            `(${K}, ${L})`,
+            error.toFixed(2),
+            ms.toFixed(2),
+            `${equal.bits} bits, ${percent(sketch.share)}`,
+            sketch.error.toFixed(2),
+            sketch.ms.toFixed(2),
+            `${equal.ratio.toFixed(2)}x`,
+          ];
+        }),
+    ),
+    `Selection and attention of one layer for one token, shaped keys, bfloat16. ${cpu}, ${date}.`,
   );
 }
 
