@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import type { LoadProgress } from './api.js';
-import type { Backend, Tensor, Weight, WeightFormat, WeightSource } from './backend.js';
+import type { Backend, Tensor, Weight, WeightFormat } from './backend.js';
 import type { Checkpoint } from './checkpoint.js';
 import { CheckpointError } from './errors.js';
 
@@ -38,9 +38,6 @@ export interface LlamaWeights extends Disposable {
   bytes: number;
 }
 
-/** Sources whose values stand alone; the others are blocks. */
-const FLOAT_TYPES: WeightSource['type'][] = ['f32', 'f16', 'bf16', 'random'];
-
 /** What of a backend weights are brought into. */
 export type WeightBackend = Pick<Backend, 'tensor' | 'vector' | 'weight' | 'toHost' | 'toDevice'>;
 
@@ -48,13 +45,6 @@ export interface LoadWeightsOptions {
   format: WeightFormat;
   signal?: AbortSignal | undefined;
   onProgress?: ((progress: LoadProgress) => void) | undefined;
-}
-
-/** The format that keeps a checkpoint's precision at about its own size: `q8` when its matrices are block-quantised, else `bf16`. */
-export function naturalFormat(checkpoint: Checkpoint): WeightFormat {
-  const { queryHeads, headDim, hiddenSize } = checkpoint.config;
-  const { type } = checkpoint.tensor('model.layers.0.self_attn.q_proj.weight', queryHeads * headDim, hiddenSize);
-  return FLOAT_TYPES.includes(type) ? 'bf16' : 'q8';
 }
 
 /**
