@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "magicpig/thread_pool.h"
+#include "softmax_state.h"
 
 namespace magicpig::kv {
 namespace {
@@ -22,24 +23,6 @@ uint32_t SpanSegment(uint32_t length) {
   uint32_t segment = 256;
   while (segment < 4096 && segment < length / 64) segment *= 2;
   return segment;
-}
-
-void ResetState(float* state, uint32_t dim) {
-  std::fill_n(state, PaddedDim(dim), 0.0f);
-  StateMax(state, dim) = -INFINITY;
-  StateSum(state, dim) = 0.0f;
-}
-
-// The softmax over the union of two disjoint sets of keys.
-void MergeState(float* into, const float* from, uint32_t dim) {
-  auto* other = const_cast<float*>(from);
-  const float from_max = StateMax(other, dim), into_max = StateMax(into, dim);
-  const float max = std::max(into_max, from_max);
-  if (max == -INFINITY) return;  // both are empty
-  const float a = std::exp(into_max - max), b = std::exp(from_max - max);
-  for (uint32_t i = 0; i < dim; ++i) into[i] = into[i] * a + from[i] * b;
-  StateSum(into, dim) = StateSum(into, dim) * a + StateSum(other, dim) * b;
-  StateMax(into, dim) = max;
 }
 
 struct Task {
@@ -372,26 +355,6 @@ class Attention {
     return std::sqrt(kernels_.selection_variance(rows, first, selection, scratch.weights, scratch.corrections, mean)) / sum;
   }
 
-  // What is wrong with a selection, or nullptr.
-  static const char* FaultOf(const magicpig_selection& selection, uint32_t indexed) {
-    if (selection.count == 0) return nullptr;
-    if (selection.ids == nullptr) return "returned no ids";
-    // The ids ascend strictly, so that the last one bounds them all.
-    if (selection.count > indexed || selection.ids[selection.count - 1] >= indexed) {
-      return "returned ids beyond the sampled tokens";
-    }
-    switch (selection.correction) {
-      case MAGICPIG_CORRECTION_NONE: return nullptr;
-      case MAGICPIG_CORRECTION_COSINE_TABLE:
-        return selection.table == nullptr || selection.table_size < 2 || selection.inverse_norms == nullptr
-                   ? "returned no correction table, or no norms"
-                   : nullptr;
-      case MAGICPIG_CORRECTION_LOG_PROBABILITY:
-        return selection.log_probability == nullptr ? "returned no log-probabilities" : nullptr;
-    }
-    return "returned an unknown correction";
-  }
-
   void Fail(uint32_t entry, const char* reason) {
     failure_.store(reason, std::memory_order_relaxed);
     failed_entry_.store(entry);
@@ -467,35 +430,6 @@ class Attention {
   std::atomic<const char*> failure_{""};
 };
 
-Status CheckSampling(const Step& step, const AttendArgs& args) {
-  if (args.sampling == nullptr) return std::nullopt;
-  const Shape& shape = step.store().shape();
-  for (size_t e = 0; e < args.sampling->size(); ++e) {
-    const Sampling& sampling = (*args.sampling)[e];
-    if (sampling.selector == nullptr) continue;
-    const std::string name = "sampling[" + std::to_string(e) + "]";
-    const Step::Entry& entry = step.entries()[e];
-    if (sampling.begin > sampling.end || sampling.end > entry.start + 1) {
-      return Error{ErrorCode::kInvalidArgument,
-                   name + " samples tokens [" + std::to_string(sampling.begin) + ", " + std::to_string(sampling.end) +
-                       "); the entry's first query sees only tokens 0 to " + std::to_string(entry.start) + "."};
-    }
-    const magicpig_selector& selector = *sampling.selector;
-    if (selector.head_dim != shape.dim) {
-      return Error{ErrorCode::kSelector, name + ".selector was built for head dimension " +
-                                             std::to_string(selector.head_dim) + "; the store has " +
-                                             std::to_string(shape.dim) + "."};
-    }
-    const uint32_t heads = (args.layer + 1) * shape.kv_heads;
-    if (selector.heads < heads) {
-      return Error{ErrorCode::kSelector, name + ".selector has " + std::to_string(selector.heads) +
-                                             " heads; layer " + std::to_string(args.layer) + " needs at least " +
-                                             std::to_string(heads) + " (layer * kvHeads + kvHead)."};
-    }
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 Status Attend(const Step& step, const AttendArgs& args) {
@@ -504,7 +438,9 @@ Status Attend(const Step& step, const AttendArgs& args) {
     return Error{ErrorCode::kInvalidArgument,
                  "Layer " + std::to_string(args.layer) + " has no keys for this step; call append() first."};
   }
-  if (Status status = CheckSampling(step, args)) return status;
+  if (args.sampling != nullptr) {
+    if (Status status = CheckSampling(step, args.layer, *args.sampling)) return status;
+  }
   return Attention(step, args).Run();
 }
 

@@ -5,17 +5,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "magicpig/selector.h"
+#include "sampling.h"
 #include "store.h"
 
 namespace magicpig::kv {
-
-// Tokens [begin, end) of an entry are sampled by `selector`; nullptr for exact attention.
-struct Sampling {
-  const magicpig_selector* selector = nullptr;
-  uint32_t begin = 0;
-  uint32_t end = 0;
-};
 
 struct AttendArgs {
   uint32_t layer;

@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <vector>
 
 #include "attention.h"
@@ -359,6 +360,11 @@ Napi::Value WithSelector(const Napi::CallbackInfo& info) {
   const auto* abi = Unwrap<magicpig_selector>(info[0], kSelectorTag);
   auto* selector = abi == nullptr ? nullptr : dynamic_cast<T*>(Selector::From(*abi));
   if (selector == nullptr) return Throw(info.Env(), {ErrorCode::kSelector, "Not a selector of this addon and kind."});
+  if constexpr (std::is_base_of_v<SequenceSelector, T>) {
+    // Its own disposal needs no sequence.
+    const bool usable = std::is_same_v<T, SequenceSelector> ? !selector->disposed() : selector->alive();
+    if (!usable) return Throw(info.Env(), {ErrorCode::kDisposed, "The selector or its sequence was disposed of."});
+  }
   try {
     return kFunction(info, *selector);
   } catch (const std::bad_alloc&) {
@@ -380,6 +386,11 @@ Napi::Value SetSelection(const Napi::CallbackInfo& info, GivenSelector& selector
 
 Napi::Value ClearSelections(const Napi::CallbackInfo& info, GivenSelector& selector) {
   selector.Clear();
+  return info.Env().Undefined();
+}
+
+Napi::Value DisposeSelector(const Napi::CallbackInfo& info, SequenceSelector& selector) {
+  selector.Dispose();
   return info.Env().Undefined();
 }
 
@@ -421,6 +432,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("createSequenceSelector", WithHandle<SequenceHandle, kSequenceTag, CreateSequenceSelector>);
   add("setSelection", WithSelector<GivenSelector, SetSelection>);
   add("clearSelections", WithSelector<GivenSelector, ClearSelections>);
+  add("disposeSelector", WithSelector<SequenceSelector, DisposeSelector>);
   add("indexSelector", WithSelector<IndexedSelector, IndexSelector>);
   add("observeSelector", WithSelector<H2oSelector, ObserveSelector>);
   return exports;

@@ -123,6 +123,11 @@ SequenceSelector::SequenceSelector(std::shared_ptr<Sequence> sequence, uint32_t 
       sequence_(std::move(sequence)),
       begin_(begin) {}
 
+void SequenceSelector::Dispose() {
+  disposed_ = true;
+  FreeSummary();
+}
+
 std::vector<float>& SequenceSelector::Scores(uint32_t head, const float* query, uint32_t count) const {
   auto& scores = ThreadVector<float, 1>();
   auto& prepared = ThreadVector<uint8_t, 2>();
@@ -362,6 +367,7 @@ bool H2oSelector::Observe(uint32_t layer, ConstRows queries, uint32_t rows, uint
 
 bool H2oSelector::Select(const magicpig_selector_args& args, uint32_t query, std::vector<uint32_t>& ids,
                          std::vector<float>&) {
+  if (!Has(args.indexed)) return false;
   const uint32_t layer = args.head / shape().kv_heads;
   const std::vector<float>& shares = shares_[size_t{layer} * shape().query_heads + args.query_head + query];
   // Tokens that no observed query could see have no share and no claim.

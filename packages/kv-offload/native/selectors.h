@@ -81,17 +81,26 @@ class WindowSelector : public Selector {
 class SequenceSelector : public Selector {
  public:
   SequenceSelector(std::shared_ptr<Sequence> sequence, uint32_t begin);
+  // Frees what it keeps of the keys; it selects nothing afterwards.
+  void Dispose();
+  bool disposed() const { return disposed_; }
+  // Whether it and its sequence are still there.
+  bool alive() const { return !disposed_ && !sequence_->disposed(); }
 
  protected:
+  virtual void FreeSummary() {}
   const Shape& shape() const { return sequence_->store()->shape(); }
   // Whether the sequence still has the tokens asked for.
-  bool Has(uint32_t indexed) const { return !sequence_->disposed() && begin_ + indexed <= sequence_->length(); }
+  bool Has(uint32_t indexed) const { return alive() && begin_ + indexed <= sequence_->length(); }
   // q . k / sqrt(d) of the first `count` tokens; valid until the next call on this thread.
   std::vector<float>& Scores(uint32_t head, const float* query, uint32_t count) const;
   HeadRows Rows(uint32_t head) const { return sequence_->Rows(head / shape().kv_heads, head % shape().kv_heads); }
 
   const std::shared_ptr<Sequence> sequence_;
   const uint32_t begin_;
+
+ private:
+  bool disposed_ = false;
 };
 
 // The `keys` tokens of largest score: exact TopK attention.
@@ -143,6 +152,7 @@ class QuestSelector : public IndexedSelector {
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
   void Extend(uint32_t head, uint32_t from, uint32_t to) override;
+  void FreeSummary() override { std::vector<std::vector<float>>().swap(bounds_); }
 
  private:
   static constexpr uint32_t kBlock = 16;
@@ -158,6 +168,7 @@ class IvfSelector : public IndexedSelector {
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
   void Extend(uint32_t head, uint32_t from, uint32_t to) override;
+  void FreeSummary() override { std::vector<Cells>().swap(heads_); }
 
  private:
   struct Cells {
@@ -182,6 +193,7 @@ class H2oSelector : public SequenceSelector {
 
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
+  void FreeSummary() override { std::vector<std::vector<float>>().swap(shares_); }
 
  private:
   const uint32_t keys_;

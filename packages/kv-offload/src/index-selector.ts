@@ -7,8 +7,6 @@ import { checkInteger } from './validate.js';
 export function indexSelector(selector: object, end: number): void {
   checkInteger('end', end, 0, 2 ** 31 - 1);
   if (!translateErrors(() => native.indexSelector(selector, end))) {
-    throw new InvalidArgumentError(
-      `end is ${end}; the sequence has fewer tokens or was disposed of, or an earlier call covered more.`,
-    );
+    throw new InvalidArgumentError(`end is ${end}; the sequence has fewer tokens, or an earlier call covered more.`);
   }
 }

@@ -8,7 +8,7 @@ export { KvStore, type KvStoreOptions, type StepEntry } from './kv-store.js';
 export { mergeStates, type PartialState } from './merge-states.js';
 export { OracleSelector } from './oracle-selector.js';
 export { QuestSelector } from './quest-selector.js';
-export type { SequenceSelectorOptions } from './sequence-selector-options.js';
+export { SequenceSelector, type SequenceSelectorOptions } from './sequence-selector.js';
 export { TopKSelector } from './top-k-selector.js';
 export type { AttendOptions, KvDtype, KvStats, Rows, Sampling } from './types.js';
 export { WindowSelector } from './window-selector.js';

@@ -1,15 +1,12 @@
 import { indexSelector } from './index-selector.js';
-import { createSequenceSelector, type SequenceSelectorOptions } from './sequence-selector-options.js';
+import { SequenceSelector, type SequenceSelectorOptions } from './sequence-selector.js';
 import { checkInteger } from './validate.js';
 
 /**
  * An inverted file, as vector indexes use it: k-means cells of the keys, those nearest to the query (by inner product
  * with the cell's centre) first, until at least `keys` tokens are read. A truncation, not an estimate.
  */
-export class IvfSelector {
-  /** The handle to pass as `Sampling.selector`. */
-  readonly selector: object;
-
+export class IvfSelector extends SequenceSelector {
   /**
    * @param options.cells cells of a head's keys, 1 to 65536. Default 128. They are trained on the tokens of the first
    * {@link index} and stay; later tokens join the nearest one.
@@ -19,11 +16,13 @@ export class IvfSelector {
   constructor(options: SequenceSelectorOptions & { cells?: number; seed?: number }) {
     const { cells = 128, seed } = options;
     checkInteger('cells', cells, 1, 65536);
-    this.selector = createSequenceSelector('ivf', options, seed, cells);
+    super('ivf', options, seed, cells);
   }
 
   /**
-   * Takes the sequence's tokens up to `end` into the cells, in all layers. Needed before `attend` samples them.
+   * Takes the sequence's tokens up to `end` into the cells, in all layers. Needed before `attend` samples them. A
+   * sequence that was truncated below them needs a new selector.
+   * @throws DisposedError
    * @throws InvalidArgumentError when the sequence has fewer tokens, or `end` lies before an earlier one
    */
   index(end: number): void {

@@ -73,6 +73,7 @@ export interface Native {
     seed: number,
     cells: number,
   ): object;
+  disposeSelector(selector: object): void;
   setSelection(selector: object, index: number, ids: Uint32Array, logProbability: Float32Array | undefined): void;
   clearSelections(selector: object): void;
   indexSelector(selector: object, end: number): boolean;

@@ -1,12 +1,9 @@
-import { createSequenceSelector, type SequenceSelectorOptions } from './sequence-selector-options.js';
+import { SequenceSelector, type SequenceSelectorOptions } from './sequence-selector.js';
 
 /** Exact TopK attention: the `keys` tokens of largest score. It reads every key to find them, so it saves no time. */
-export class TopKSelector {
-  /** The handle to pass as `Sampling.selector`. */
-  readonly selector: object;
-
+export class TopKSelector extends SequenceSelector {
   /** @throws InvalidArgumentError, DisposedError */
   constructor(options: SequenceSelectorOptions) {
-    this.selector = createSequenceSelector('topk', options);
+    super('topk', options);
   }
 }

@@ -116,6 +116,61 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
   });
 
   it.each([
+    [16, 0, 16],
+    [16, 15, 33],
+    [64, 64, 128],
+    [64, 63, 129],
+    [128, 1, 331],
+  ])('begins and ends at and around the edges of pages of %i: tokens %i to %i', (pageTokens, begin, end) => {
+    const { store, sequence, tokens } = context(dtype, 330, { pageTokens, layers: 1 });
+    const given = new GivenSelector(store);
+    const ids = Uint32Array.from(
+      [0, 1, end - begin - 2, end - begin - 1].filter((id, i, all) => all.indexOf(id) === i),
+    );
+    for (let head = 0; head < 6; head++) given.set(0, head, ids);
+    const rows = randomRows(store, 1, new Random(6));
+    const [output] = runStep(store, [{ sequence, tokens: 1 }], rows, () => ({
+      sampling: [{ selector: given.selector, begin, end }],
+    }));
+    tokens.push(...tokensOf(store, rows, 1));
+    for (let head = 0; head < 6; head++) {
+      const query = rows.queries[0]!.subarray(head * 64, head * 64 + 64);
+      const problem = headProblem(store, tokens, 0, head, query, attended(begin, end, 330, ids));
+      const expected = referenceAttention(problem).output;
+      expect(relativeError(output!.subarray(head * 64, head * 64 + 64), expected)).toBeLessThan(TOLERANCE[dtype]);
+    }
+  });
+
+  it.each([1e4, -1e4])('survives scores of %d', (score) => {
+    // Integers and powers of two, so that scores are exact in every arithmetic.
+    const shape = { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 };
+    using store = new KvStore({ ...shape, dtype, threads: 1 });
+    const sequence = store.open();
+    const build = (count: number, first: number) => {
+      const rows = randomRows(store, count, new Random(9));
+      rows.queries[0]!.fill(0);
+      rows.keys[0]!.fill(0);
+      for (let i = 0; i < count; i++) {
+        rows.queries[0]![i * 64] = 128; // / sqrt(64) = 16
+        rows.keys[0]![i * 64] = (score / 16) * (first + i === 40 ? 1 : 0.5);
+        rows.values[0]!.fill(first + i === 40 ? 2 : 1, i * 64, i * 64 + 64);
+      }
+      return rows;
+    };
+    runStep(store, [{ sequence, tokens: 100 }], build(100, 0));
+    const given = new GivenSelector(store);
+    given.set(0, 0, Uint32Array.of(3, 40, 41, 77), Float32Array.of(-1, -2, -30, -0.5));
+    const logSumExp = new Float32Array(1);
+    const [output] = runStep(store, [{ sequence, tokens: 1 }], build(1, 100), () => ({
+      sampling: [{ selector: given.selector, begin: 0, end: 100 }],
+      logSumExp,
+    }));
+    // The extreme key takes all of the weight, or none of it.
+    for (const x of output!) expect(x).toBe(score > 0 ? 2 : 1);
+    expect(Math.abs(logSumExp[0]! - (score > 0 ? score + 2 : score / 2 + 30))).toBeLessThan(Math.abs(score) * 0.01);
+  });
+
+  it.each([
     [64, 3, 9],
     [128, 2, 8],
     [80, 1, 3],
@@ -159,6 +214,32 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
         expect(relativeError(output, expected.output)).toBeLessThan(TOLERANCE[dtype] * (dtype === 'f32' ? 10 : 1));
       }
     }
+  });
+});
+
+describe('SimHash sampling', () => {
+  it('is unbiased over seeds', () => {
+    const length = 500;
+    const { store, sequence, tokens } = context('f32', length, { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32 });
+    const rows = randomRows(store, 1, new Random(12));
+    tokens.push(...tokensOf(store, rows, 1));
+    const exact = referenceAttention(headProblem(store, tokens, 0, 0, rows.queries[0]!));
+    const keys = store.readKeys(sequence, 0, 0, 0, length);
+    const ratios = Array.from({ length: 400 }, (_, seed) => {
+      using tables = new SimHashTables({ heads: 1, dim: 32, bits: 3, tables: 12, seed, threads: 1 });
+      tables.add(0, keys);
+      using fork = sequence.fork();
+      const logSumExp = new Float32Array(1);
+      runStep(store, [{ sequence: fork, tokens: 1 }], rows, () => ({
+        sampling: [{ selector: tables.selector, begin: 0, end: length }],
+        logSumExp,
+      }));
+      return Math.exp(logSumExp[0]! - exact.logSumExp); // estimate of the denominator over the true one
+    });
+    const mean = ratios.reduce((sum, x) => sum + x, 0) / ratios.length;
+    const variance = ratios.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (ratios.length - 1);
+    expect(Math.abs(mean - 1)).toBeLessThan(3.5 * Math.sqrt(variance / ratios.length));
+    expect(Math.sqrt(variance)).toBeGreaterThan(0.01);
   });
 });
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import {
+  DisposedError,
   GivenSelector,
   H2oSelector,
   IvfSelector,
@@ -8,6 +9,7 @@ import {
   mergeStates,
   OracleSelector,
   QuestSelector,
+  SelectorError,
   TopKSelector,
   WindowSelector,
 } from '../src/index.js';
@@ -154,6 +156,48 @@ describe('selectors', () => {
     expect(attend).toThrow(/failed to select/);
     expect(() => quest.index(LENGTH + 1)).toThrow(/end is 404/);
     expect(() => quest.index(50)).toThrow(/end is 50/);
+  });
+
+  it('are freed at once, and unusable afterwards', () => {
+    const { store, sequence, rows } = context();
+    const options = { sequence, keys: 8 };
+    const selectors = [
+      new TopKSelector(options),
+      new OracleSelector(options),
+      new QuestSelector(options),
+      new IvfSelector({ ...options, cells: 4 }),
+      new H2oSelector(options),
+    ];
+    const [, , quest, ivf, h2o] = selectors as [unknown, unknown, QuestSelector, IvfSelector, H2oSelector];
+    const observe = () => h2o.observe(0, { data: rows.queries[0]!, offset: 0, stride: HEADS * DIM }, 1, 0);
+    quest.index(100);
+    ivf.index(100);
+    observe();
+    const attend = (selector: object) =>
+      runStep(store, [{ sequence: sequence.fork(), tokens: 1 }], randomRows(store, 1, new Random(1)), () => ({
+        sampling: [{ selector, begin: 0, end: 50 }],
+      }));
+    for (const each of selectors) {
+      attend(each.selector);
+      each[Symbol.dispose]();
+      expect(() => attend(each.selector)).toThrow(SelectorError);
+      expect(() => each[Symbol.dispose]()).toThrow(DisposedError);
+    }
+    for (const use of [() => quest.index(200), () => ivf.index(200), observe]) expect(use).toThrow(DisposedError);
+
+    const other = sequence.fork();
+    const orphans = [
+      new QuestSelector({ sequence: other, keys: 8 }),
+      new IvfSelector({ sequence: other, keys: 8, cells: 4 }),
+    ];
+    for (const each of orphans) each.index(100);
+    other[Symbol.dispose]();
+    for (const each of orphans) {
+      expect(() => each.index(200)).toThrow(DisposedError);
+      expect(() => attend(each.selector)).toThrow(SelectorError);
+      each[Symbol.dispose]();
+    }
+    expect(() => new TopKSelector({ sequence: other, keys: 1 })).toThrow(DisposedError);
   });
 
   it('oracle sampling is unbiased over seeds', () => {
