@@ -29,6 +29,11 @@ const readmes = {
     'error-target': errorTarget(result('error-target')),
     'sampler-speed': samplerSpeed(result('sampler-speed')),
   },
+  'packages/kv-offload/README.md': {
+    'kv-attention': kvAttention(result('kv-attention')),
+    'kv-reference': kvReference(result('kv-reference')),
+    'kv-scaling': kvScaling(result('kv-scaling')),
+  },
   'packages/lsh/README.md': {
     'peers-build': peersBuild(lshPeers),
     'peers-search': peersSearch(lshPeers),
@@ -243,6 +248,56 @@ function samplerSpeed({ settings, cpu, date }) {
         }),
     ),
     `Selection and attention of one layer for one token, shaped keys, bfloat16. ${cpu}, ${date}.`,
+  );
+}
+
+function kvAttention({ rows, cpu, date }) {
+  return markdown(
+    ['rows', 'threads', 'exact, ms', 'of the read bandwidth', 'sampled, ms', 'of the keys', 'ratio', 'error'],
+    rows.map((row) => [
+      row.dtype,
+      row.threads,
+      row.exactMs.toFixed(2),
+      `${percent(row.bandwidthShare)} of ${row.bandwidthGBs.toFixed(1)} GB/s`,
+      row.sampledMs.toFixed(2),
+      percent(row.sampledShare),
+      `${row.ratio.toFixed(1)}x`,
+      row.error === 0 ? '-' : row.error.toExponential(1),
+    ]),
+    `${cpu}, ${date}.`,
+  );
+}
+
+function kvReference({ reference, magicpig, ratio, length, sampledShare, cpu }) {
+  return markdown(
+    ['', 'retrieve, ms', 'attend, ms', 'together, ms'],
+    [
+      ['reference', reference.retrieveMs.toFixed(2), reference.attendMs.toFixed(2), reference.totalMs.toFixed(2)],
+      ['@magicpig/kv-offload', '', '', `${magicpig.totalMs.toFixed(2)} (${ratio.toFixed(1)}x faster)`],
+    ],
+    `${length.toLocaleString('en')} tokens, ${percent(sampledShare)} of the keys, medians. ${cpu}.`,
+  );
+}
+
+function kvScaling({ rows, crossover, cpu, date }) {
+  const lengths = [...new Set(rows.map((row) => row.length))].sort((a, b) => a - b);
+  return markdown(
+    ['d', 'batch', 'threads', ...lengths.map((length) => length.toLocaleString('en')), 'sampling pays from'],
+    crossover.map(({ headDim, batch, threads, minContext }) => [
+      headDim,
+      batch,
+      threads,
+      ...lengths.map((length) => {
+        const row = rows.find(
+          (row) => row.headDim === headDim && row.batch === batch && row.threads === threads && row.length === length,
+        );
+        if (row === undefined) return '';
+        const { exactMs, sampledMs } = row;
+        return `${exactMs.toPrecision(3)} / ${sampledMs.toPrecision(3)} (${(exactMs / sampledMs).toFixed(1)}x)`;
+      }),
+      minContext?.toLocaleString('en') ?? 'beyond',
+    ]),
+    `${cpu}, ${date}.`,
   );
 }
 

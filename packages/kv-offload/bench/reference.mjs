@@ -1,5 +1,5 @@
 // Sampled attention, selection included, beside the paper's authors' C++ (library/ of github.com/Infini-AI-Lab/MagicPIG,
-// commit ac9aa36c866330ca6ad2ce342a7848d7df6f49bb) on the same keys, hash codes and queries, in alternating rounds:
+// commit ac9aa36c866330ca6ad2ce342a7848d7df6f49bb) on the same keys, hash codes and queries, in alternating turns:
 //   node bench/reference.mjs CHECKOUT [--json FILE] [--length N] [--rounds N] [--threads N]
 // Compiles their kernels, which need AVX-512 BF16, unchanged and with -O3 -march=native; a stand-in replaces PyTorch's header.
 // Both sides draw the same keys, and the outputs are compared before anything is reported.
@@ -11,7 +11,7 @@ import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { KvStore, mergeStates } from '@magicpig/kv-offload';
 import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
-import { fill, median } from './setting.mjs';
+import { fill, median, uniform } from './setting.mjs';
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -28,14 +28,16 @@ const [length, rounds, threads] = [values.length, values.rounds, values.threads]
 const [queryHeads, kvHeads, headDim, bits, tables] = [32, 8, 128, 10, 150];
 const [kv, q] = [kvHeads * headDim, queryHeads * headDim];
 
+/** Measured steps of a turn. */
+const STEPS = 8;
+
 const folder = mkdtempSync(join(tmpdir(), 'magicpig-reference-'));
 process.on('exit', () => rmSync(folder, { recursive: true }));
 const driver = build();
 
 const store = new KvStore({ layers: 1, kvHeads, queryHeads, headDim, threads });
 const sequence = store.open();
-let state = 1;
-const random = () => (state = (state * 16807) % 2147483647) / 2147483647;
+const random = uniform(1);
 for (let at = 0; at < length; at += 2048) {
   const count = Math.min(2048, length - at);
   const [keys, data] = [fill(count, kv, headDim, random), fill(count, kv, headDim, random)];
@@ -45,7 +47,8 @@ for (let at = 0; at < length; at += 2048) {
 // Keys and queries as both sides see them: bfloat16. Centring is the same shift for both, so it is left out here.
 const projection = new SimHashProjection({ dim: headDim, bits, tables, seed: 1 });
 const index = new SimHashTables({ heads: kvHeads, projection, center: 'none' });
-const queries = fromBf16(toBf16(fill(1, q, headDim, random)));
+// Noise, since a query that is parallel to a key can make the reference take the arc cosine of more than 1.
+const queries = fromBf16(toBf16(fill(1, q, headDim, random).map((x) => x + 0.2 * (random() - 0.5))));
 const data = join(folder, 'layer');
 writeLayer();
 
@@ -64,17 +67,21 @@ function attend(options) {
 const child = spawn(driver, [data], { stdio: ['pipe', 'pipe', 'inherit'] });
 const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
 const times = { retrieve: [], attend: [], theirs: [], ours: [] };
-for (let round = 0; round <= rounds; round++) {
-  child.stdin.write('\n');
-  const [retrieve, attended] = (await lines.next()).value.split(' ').map(Number);
-  const start = performance.now();
-  attend({ sampling: selection });
-  const ours = performance.now() - start;
-  if (round === 0) continue; // warms both
-  times.retrieve.push(retrieve);
-  times.attend.push(attended);
-  times.theirs.push(retrieve + attended);
-  times.ours.push(ours);
+// In turns of several steps each: the first of a turn, after a wait for the other side, finds cold caches and a sleeping core.
+for (let round = 0; round < rounds; round++) {
+  for (let step = 0; step <= STEPS; step++) {
+    child.stdin.write('\n');
+    const [retrieve, attended] = (await lines.next()).value.split(' ').map(Number);
+    if (step === 0) continue;
+    times.retrieve.push(retrieve);
+    times.attend.push(attended);
+    times.theirs.push(retrieve + attended);
+  }
+  for (let step = 0; step <= STEPS; step++) {
+    const start = performance.now();
+    attend({ sampling: selection });
+    if (step > 0) times.ours.push(performance.now() - start);
+  }
 }
 child.stdin.end();
 await new Promise((resolve) => child.on('exit', resolve));

@@ -24,6 +24,7 @@ for (const dtype of ['f32', 'bf16', 'f16', 'int8']) {
     ]);
     bench.exact();
     reference ??= bench.output.slice();
+    const error = difference(bench.output, reference);
     const bandwidth = median(bandwidths);
     const row = {
       dtype,
@@ -34,7 +35,7 @@ for (const dtype of ['f32', 'bf16', 'f16', 'int8']) {
       sampledMs: sampled,
       ratio: exact / sampled,
       sampledShare: bench.sampledShare(),
-      error: difference(bench.output, reference),
+      error,
     };
     rows.push(row);
     console.log(

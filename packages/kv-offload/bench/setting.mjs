@@ -21,7 +21,7 @@ export function medians(rounds, functions) {
 
 /** Rows of normal-like numbers, the first elements of each head shifted: directions are uneven, as those of real keys are. */
 export function fill(rows, width, headDim, random) {
-  pool ??= Float32Array.from({ length: 2 ** 20 }, () => random() + random() + random() - 1.5);
+  pool ??= normalLike(2 ** 20);
   const data = new Float32Array(rows * width);
   for (let at = 0; at < data.length; at += headDim) {
     const from = Math.floor(random() * (pool.length - headDim));
@@ -32,10 +32,20 @@ export function fill(rows, width, headDim, random) {
 }
 let pool;
 
+/** The same numbers whatever was drawn before, so that settings which are compared hold the same rows. */
+function normalLike(length) {
+  const random = uniform(7);
+  return Float32Array.from({ length }, () => random() + random() + random() - 1.5);
+}
+
+/** Numbers in 0..1 from a seed (Park and Miller's generator). */
+export function uniform(state) {
+  return () => (state = (state * 16807) % 2147483647) / 2147483647;
+}
+
 export function setting({ length, queryHeads, kvHeads, headDim, threads, dtype = 'bf16', batch = 1, tables = true }) {
   const store = new KvStore({ layers: 1, kvHeads, queryHeads, headDim, threads, dtype });
-  let state = 1;
-  const random = () => (state = (state * 16807) % 2147483647) / 2147483647;
+  const random = uniform(1);
   const chunk = 2048;
   const [kv, q] = [kvHeads * headDim, queryHeads * headDim];
   const rows = fill(chunk, kv, headDim, random);
