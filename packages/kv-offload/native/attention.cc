@@ -80,7 +80,8 @@ class Attention {
   const Sampling* SamplingOf(uint32_t entry) const {
     if (args_.sampling == nullptr) return nullptr;
     const Sampling& sampling = (*args_.sampling)[entry];
-    return sampling.selector != nullptr && sampling.begin < sampling.end ? &sampling : nullptr;
+    const bool samples = sampling.selector != nullptr && (sampling.begin < sampling.end || sampling.sampled_only);
+    return samples ? &sampling : nullptr;
   }
 
   void Plan() {
@@ -324,9 +325,12 @@ class Attention {
 
     PrepareQueries(task, scratch.queries);
     for (uint32_t head = 0; head < task.heads; ++head) ResetState(scratch.states + head * state_size_, dim_);
-    kernels_.extend_span(rows, 0, sampling.begin, scratch.queries, task.heads, scratch.states);
-    kernels_.extend_span(rows, sampling.end, position + 1, scratch.queries, task.heads, scratch.states);
-    uint64_t keys = uint64_t{task.heads} * (position + 1 - indexed);
+    uint64_t keys = 0;
+    if (!sampling.sampled_only) {
+      kernels_.extend_span(rows, 0, sampling.begin, scratch.queries, task.heads, scratch.states);
+      kernels_.extend_span(rows, sampling.end, position + 1, scratch.queries, task.heads, scratch.states);
+      keys = uint64_t{task.heads} * (position + 1 - indexed);
+    }
     for (uint32_t head = 0; head < task.heads; ++head) {
       const magicpig_selection* next = head + 1 < task.heads ? &selections[head + 1] : nullptr;
       kernels_.extend_selection(rows, sampling.begin, selections[head], next,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -206,16 +207,21 @@ Napi::Value DisposeSequence(const Napi::CallbackInfo& info, SequenceHandle& sequ
   return info.Env().Undefined();
 }
 
-// (sequence, kind, layer, kvHead, begin, end, out)
+// (sequence, kind, layer, kvHead, begin, end, Float32Array, or Uint16Array for the bits of two-byte elements)
 Napi::Value ReadRows(const Napi::CallbackInfo& info, SequenceHandle& sequence) {
   if (Status status = CheckAlive(*sequence)) return Throw(info.Env(), *status);
   const bool values = Number(info[1]) == 1;
   const HeadRows rows = sequence->Rows(Number(info[2]), Number(info[3]));
   const uint32_t begin = Number(info[4]), end = Number(info[5]);
-  float* out = info[6].As<Napi::Float32Array>().Data();
-  const Kernels& kernels = sequence->store()->kernels();
-  for (uint32_t token = begin; token < end; ++token, out += rows.dim) {
-    kernels.load_row(values ? rows.Value(token) : rows.Key(token), rows.dim, out);
+  const auto row = [&](uint32_t token) { return values ? rows.Value(token) : rows.Key(token); };
+  const auto out = info[6].As<Napi::TypedArray>();
+  if (out.TypedArrayType() == napi_uint16_array) {
+    uint16_t* bits = out.As<Napi::Uint16Array>().Data();
+    for (uint32_t token = begin; token < end; ++token, bits += rows.dim) std::memcpy(bits, row(token), 2 * rows.dim);
+  } else {
+    float* numbers = out.As<Napi::Float32Array>().Data();
+    const auto load_row = sequence->store()->kernels().load_row;
+    for (uint32_t token = begin; token < end; ++token, numbers += rows.dim) load_row(row(token), rows.dim, numbers);
   }
   return info.Env().Undefined();
 }
@@ -307,7 +313,8 @@ Napi::Value Attend(const Napi::CallbackInfo& info, StepHandle& step) {
                                   "sampling[" + std::to_string(i) + "].selector is not a selector of this version of " +
                                       "magicpig/selector.h; pass, for example, SimHashTables.selector of @magicpig/lsh."});
       }
-      sampling[i] = {selector, Number(entry.Get("begin")), Number(entry.Get("end"))};
+      sampling[i] = {selector, Number(entry.Get("begin")), Number(entry.Get("end")),
+                     entry.Get("sampledOnly").ToBoolean().Value()};
     }
     args.sampling = &sampling;
   }

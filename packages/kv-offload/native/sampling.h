@@ -10,11 +10,13 @@
 
 namespace magicpig::kv {
 
-// Tokens [begin, end) of an entry are sampled by `selector`; nullptr for exact attention.
+// Tokens [begin, end) of an entry are sampled by `selector`; nullptr for exact attention. The others are attended exactly, or,
+// with sampled_only, not at all.
 struct Sampling {
   const magicpig_selector* selector = nullptr;
   uint32_t begin = 0;
   uint32_t end = 0;
+  bool sampled_only = false;
 };
 
 // Whether the selectors fit the step's entries, one for each.

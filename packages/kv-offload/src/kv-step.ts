@@ -53,7 +53,7 @@ export class KvStep {
   /**
    * Attention of the step's queries, scaled by 1/sqrt(headDim). The query at absolute position p attends to tokens 0..p
    * of its sequence: exactly, or with `sampling` (paper, Algorithm 1) to tokens [begin, end) as the selector draws them
-   * and to all others exactly, in one softmax.
+   * and to all others exactly, in one softmax; or, with `sampledOnly`, to those that it draws alone.
    * @param queries [rows, queryHeads * headDim] float32, after RoPE
    * @param output [rows, queryHeads * headDim] float32; zeros where a query attends to nothing
    * @throws InvalidArgumentError for wrong shapes, or when this layer was not appended
@@ -113,6 +113,9 @@ export class KvStep {
       if (entry === null) continue;
       checkInteger(`sampling[${i}].begin`, entry.begin, 0, 2 ** 31 - 1);
       checkInteger(`sampling[${i}].end`, entry.end, entry.begin, 2 ** 31 - 1);
+      if (!['undefined', 'boolean'].includes(typeof entry.sampledOnly)) {
+        throw new InvalidArgumentError(`sampling[${i}].sampledOnly is ${entry.sampledOnly}; pass true or false.`);
+      }
     }
   }
 }

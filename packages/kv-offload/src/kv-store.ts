@@ -167,31 +167,32 @@ export class KvStore implements Disposable {
   }
 
   /**
-   * Copies the keys of tokens [begin, end) as float32, as they are stored (after RoPE, not centred).
-   * @param out receives them when given, at least (end - begin) * headDim long
-   * @returns [end - begin, headDim]
-   * @throws InvalidArgumentError for a range outside the sequence
+   * Copies the keys of tokens [begin, end), as they are stored (after RoPE, not centred).
+   * @param out receives them when given, at least (end - begin) * headDim long: a Float32Array as numbers, a Uint16Array as
+   * the bits of stored `bf16` or `f16`
+   * @returns [end - begin, headDim]: `out`, or a new Float32Array
+   * @throws InvalidArgumentError for a range outside the sequence, or bits of elements that do not have two bytes
    */
-  readKeys(
+  readKeys<T extends Float32Array | Uint16Array = Float32Array>(
     sequence: KvSequence,
     layer: number,
     kvHead: number,
     begin: number,
     end: number,
-    out?: Float32Array,
-  ): Float32Array {
+    out?: T,
+  ): T {
     return this.#readRows(sequence, 0, layer, kvHead, begin, end, out);
   }
 
   /** As {@link readKeys}, for values. */
-  readValues(
+  readValues<T extends Float32Array | Uint16Array = Float32Array>(
     sequence: KvSequence,
     layer: number,
     kvHead: number,
     begin: number,
     end: number,
-    out?: Float32Array,
-  ): Float32Array {
+    out?: T,
+  ): T {
     return this.#readRows(sequence, 1, layer, kvHead, begin, end, out);
   }
 
@@ -236,15 +237,15 @@ export class KvStore implements Disposable {
     native.disposeStore(this.handle);
   }
 
-  #readRows(
+  #readRows<T extends Float32Array | Uint16Array>(
     sequence: KvSequence,
     kind: 0 | 1,
     layer: number,
     kvHead: number,
     begin: number,
     end: number,
-    out: Float32Array | undefined,
-  ): Float32Array {
+    out: T | undefined,
+  ): T {
     checkInteger('layer', layer, 0, this.layers - 1);
     checkInteger('kvHead', kvHead, 0, this.kvHeads - 1);
     if (!(sequence instanceof KvSequence) || sequence.store !== this) {
@@ -253,9 +254,11 @@ export class KvStore implements Disposable {
     checkInteger('end', end, 0, sequence.length);
     checkInteger('begin', begin, 0, end);
     const length = (end - begin) * this.headDim;
-    const result = out ?? new Float32Array(length);
-    if (!(result instanceof Float32Array) || result.length < length) {
-      throw new InvalidArgumentError(`out must be a Float32Array of at least ${length} elements.`);
+    const result = (out ?? new Float32Array(length)) as T;
+    const bits = this.dtype === 'bf16' || this.dtype === 'f16';
+    if (!(result instanceof Float32Array || (bits && result instanceof Uint16Array)) || result.length < length) {
+      const kinds = bits ? 'Float32Array or Uint16Array' : 'Float32Array';
+      throw new InvalidArgumentError(`out must be a ${kinds} of at least ${length} elements; rows are ${this.dtype}.`);
     }
     translateErrors(() => native.readRows(sequence.handle, kind, layer, kvHead, begin, end, result));
     return result;

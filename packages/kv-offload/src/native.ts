@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { KvStats } from './types.js';
+import type { KvStats, Sampling } from './types.js';
 
 /** The addon's functions. Arguments are checked by the callers; handles are opaque and type-tagged. */
 export interface Native {
@@ -33,7 +33,7 @@ export interface Native {
     kvHead: number,
     begin: number,
     end: number,
-    out: Float32Array,
+    out: Float32Array | Uint16Array,
   ): void;
   save(sequence: object, path: string, names: string[], attachments: Uint8Array[]): void;
   load(store: object, path: string): { sequence: object; attachments: [string, Uint8Array][] };
@@ -57,7 +57,7 @@ export interface Native {
     output: Float32Array,
     outputOffset: number,
     outputStride: number,
-    sampling: readonly ({ selector: object; begin: number; end: number } | null)[] | undefined,
+    sampling: readonly (Sampling | null)[] | undefined,
     logSumExp: Float32Array | undefined,
     keysRead: Float64Array | undefined,
     standardError: Float32Array | undefined,

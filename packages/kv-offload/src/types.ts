@@ -16,7 +16,9 @@ export interface Rows {
   stride: number;
 }
 
-/** Sampled attention for the rows of one entry: tokens [begin, end) come from the selector, all others are exact. */
+/**
+ * Sampled attention for the rows of one entry: tokens [begin, end) come from the selector, all others are exact, or left out.
+ */
 export interface Sampling {
   /** A selector handle (`magicpig/selector.h`), such as `SimHashTables.selector` of `@magicpig/lsh`. */
   selector: object;
@@ -24,6 +26,11 @@ export interface Sampling {
   begin: number;
   /** One past the last sampled token; at most the position of the entry's first row plus one. */
   end: number;
+  /**
+   * Leaves out all other tokens: the result is the sampled part alone, zeros and a `logSumExp` of -Infinity when nothing was
+   * drawn, to be merged with attention over the others that is computed elsewhere ({@link mergeStates}). Default false.
+   */
+  sampledOnly?: boolean;
 }
 
 export interface AttendOptions {

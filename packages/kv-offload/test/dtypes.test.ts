@@ -56,6 +56,32 @@ describe('stored rows', () => {
     expect([...roundTrip('int8', new Float32Array(8))]).toEqual(Array(8).fill(0));
   });
 
+  it.each(['bf16', 'f16'] as const)('%s are read as bits across pages', (dtype) => {
+    using store = new KvStore({ layers: 1, kvHeads: 2, queryHeads: 2, headDim: 24, dtype, pageTokens: 16 });
+    const sequence = store.open();
+    const tokens = 70;
+    const [keys, data] = [random.normals(tokens * 48), random.normals(tokens * 48)];
+    store.step([{ sequence, tokens }]).append(0, rowsOf(keys, 48), rowsOf(data, 48));
+    for (const read of ['readKeys', 'readValues'] as const) {
+      const numbers = store[read](sequence, 0, 1, 3, 67);
+      const bits = store[read](sequence, 0, 1, 3, 67, new Uint16Array(64 * 24));
+      expect(bits).toHaveLength(numbers.length);
+      for (const [i, x] of numbers.entries()) {
+        const exponentAndFraction = bits[i]! & 0x7fff;
+        const float = new Float32Array(Uint32Array.of(exponentAndFraction << (dtype === 'bf16' ? 16 : 13)).buffer)[0]!;
+        expect((bits[i]! >> 15 ? -1 : 1) * float * (dtype === 'bf16' ? 1 : 2 ** 112)).toBe(x);
+      }
+    }
+    expect(() => store.readKeys(sequence, 0, 0, 0, 70, new Uint16Array(3))).toThrow(/Uint16Array of at least 1680/);
+  });
+
+  it.each(['f32', 'int8'] as const)('%s have no bits of two bytes', (dtype) => {
+    using store = new KvStore({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 8, dtype });
+    const sequence = store.open();
+    store.step([{ sequence, tokens: 1 }]).append(0, rowsOf(new Float32Array(8), 8), rowsOf(new Float32Array(8), 8));
+    expect(() => store.readKeys(sequence, 0, 0, 0, 1, new Uint16Array(8))).toThrow(`rows are ${dtype}`);
+  });
+
   it('take the bytes that their type says', () => {
     const bytes = (dtype: KvDtype) =>
       new KvStore({ layers: 3, kvHeads: 2, queryHeads: 2, headDim: 64, dtype, pageTokens: 16 }).bytesFor(16);

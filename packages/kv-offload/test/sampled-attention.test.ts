@@ -1,6 +1,14 @@
 import { logInclusionTable, SimHashTables } from '@magicpig/lsh';
 import { describe, expect, it } from 'vitest';
-import { GivenSelector, type KvDtype, type KvSequence, KvStore, SelectorError } from '../src/index.js';
+import {
+  GivenSelector,
+  type KvDtype,
+  type KvSequence,
+  KvStore,
+  mergeStates,
+  type Sampling,
+  SelectorError,
+} from '../src/index.js';
 import { headProblem, randomRows, runStep, type Token, tokensOf } from './model.js';
 import { Random } from './random.js';
 import { dot, referenceAttention, relativeError } from './reference.js';
@@ -113,6 +121,48 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
     }));
     expect(outputs[1]!.every((x) => x === 0)).toBe(true);
     expect([...logSumExp]).toEqual(Array(6).fill(Number.NEGATIVE_INFINITY));
+  });
+
+  it('without the other tokens is the part that merges with exact attention over them', () => {
+    const { store, sequence } = context(dtype, 330, { layers: 1 });
+    const given = new GivenSelector(store);
+    const random = new Random(5);
+    // Heads with many keys, with one, and with none.
+    const drawn = [Array.from({ length: 90 }, (_, i) => 2 * i), [7], [], [0, 255], [3, 4, 5], [64]];
+    for (const [head, ids] of drawn.entries()) {
+      given.set(
+        0,
+        head,
+        Uint32Array.from(ids),
+        Float32Array.from(ids, () => -2 * random.uniform()),
+      );
+    }
+    const rows = randomRows(store, 1, new Random(8));
+    const run = (sampling: Sampling) => {
+      using fork = sequence.fork();
+      const [logSumExp, keysRead] = [new Float32Array(6), new Float64Array(1)];
+      const options = { sampling: [sampling], logSumExp, keysRead };
+      const [output] = runStep(store, [{ sequence: fork, tokens: 1 }], rows, () => options);
+      return { output: output!, logSumExp, keysRead: keysRead[0] };
+    };
+    const range = { selector: given.selector, begin: 4, end: 260 };
+    const nothing = new GivenSelector(store);
+    for (let head = 0; head < 6; head++) nothing.set(0, head, new Uint32Array());
+    const whole = run(range);
+    const part = run({ ...range, sampledOnly: true });
+    const others = run({ ...range, selector: nothing.selector });
+    expect(part.keysRead).toBe(drawn.flat().length);
+    expect(whole.keysRead).toBe(part.keysRead! + others.keysRead!);
+    expect(part.logSumExp[2]).toBe(Number.NEGATIVE_INFINITY);
+    expect(part.output.subarray(2 * 64, 3 * 64).every((x) => x === 0)).toBe(true);
+    const merged = mergeStates([part, others]);
+    expect(relativeError(merged.output, whole.output)).toBeLessThan(dtype === 'f32' ? 1e-6 : TOLERANCE[dtype] / 3);
+    expect(relativeError(merged.logSumExp, whole.logSumExp)).toBeLessThan(1e-6);
+
+    // No sampled tokens at all.
+    const empty = run({ selector: nothing.selector, begin: 4, end: 4, sampledOnly: true });
+    expect(empty.output.every((x) => x === 0)).toBe(true);
+    expect([...empty.logSumExp]).toEqual(Array(6).fill(Number.NEGATIVE_INFINITY));
   });
 
   it.each([
@@ -309,5 +359,10 @@ describe('selector errors', () => {
     const given = new GivenSelector(ours.store);
     expect(() => attend(ours, given.selector, 4, 102)).toThrow(/sees only tokens 0 to 100/);
     expect(() => attend(context('f32', 100), given.selector, 9, 8)).toThrow(/sampling\[0\].end is 8/);
+    expect(() =>
+      runStep(ours.store, [{ sequence: ours.sequence, tokens: 1 }], randomRows(ours.store, 1, new Random(1)), () => ({
+        sampling: [{ selector: given.selector, begin: 4, end: 60, sampledOnly: 'no' as unknown as boolean }],
+      })),
+    ).toThrow(/sampling\[0\].sampledOnly is no/);
   });
 });
