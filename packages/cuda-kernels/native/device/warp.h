@@ -17,9 +17,19 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// The largest over the 32 lanes, the same value in every lane.
 __device__ __forceinline__ float warp_max(float value) {
 #pragma unroll
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, lanes));
+  return value;
+}
+template <typename T>
+__device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, value, lanes);
+    value = value > other ? value : other;
+  }
   return value;
 }
 
