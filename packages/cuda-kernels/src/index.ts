@@ -2,8 +2,9 @@ export { type Availability, availability, isAvailable } from './availability.js'
 export { CudaBackend, type CudaBackendOptions } from './cuda-backend/cuda-backend.js';
 export { CudaKvCache, type CudaKvCacheOptions } from './cuda-backend/cuda-kv-cache.js';
 export type { CudaKvSequence } from './cuda-backend/cuda-kv-sequence.js';
-export type { AttentionTensors, CudaKvStep, HostTimes } from './cuda-backend/cuda-kv-step.js';
+export type { CudaKvStep } from './cuda-backend/cuda-kv-step.js';
 export type { AttendOptions, HostCache, HostStep, KvSequence, Rows, Sampling } from './cuda-backend/host-cache.js';
+export type { AttentionTensors, StepTimes } from './cuda-backend/step-context.js';
 export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
 export { deviceWorkingBytes, type StepShape } from './cuda-backend/working-bytes.js';
 export { type CublasLtState, Device, type DeviceMemory, type DeviceOptions } from './device.js';

@@ -29,6 +29,7 @@ interface Entry {
   sequence: CudaKvSequence;
   tokens: number;
   sampling?: (layer: number) => Sampling | null;
+  keysRead?: Float64Array;
 }
 
 function setUp({ pages = 60, onHost = true }: { pages?: number; onHost?: boolean } = {}) {
@@ -49,7 +50,9 @@ function setUp({ pages = 60, onHost = true }: { pages?: number; onHost?: boolean
     try {
       for (let layer = 0; layer < SHAPE.layers; layer += 1) {
         fake.calls.push({ name: `${name} computes`, args: [layer] });
-        const options: AttendOptions = { sampling: entries.map((entry) => entry.sampling?.(layer) ?? null) };
+        const keysRead = entries[0]!.keysRead;
+        const sampling = entries.map((entry) => entry.sampling?.(layer) ?? null);
+        const options: AttendOptions = { sampling, ...(keysRead && { keysRead }) };
         step.begin(layer, activations, options);
         yield;
         step.finish(layer);
@@ -122,13 +125,19 @@ describe('one step', () => {
     expect(fake.live).toBe(0);
   });
 
-  it('that samples attends in host memory after its rows have arrived, and brings the result back', () => {
+  it('that samples attends to static tokens on the device, beside the host, and merges', () => {
     const { fake, cache, run, dispose } = setUp();
     const sequence = cache.open();
-    run([{ sequence, tokens: 90 }]);
-    const held = cache.devicePages.bytesUsed;
+    run([{ sequence, tokens: 190 }]);
+    run([{ sequence, tokens: 110 }]);
+    expect(cache.devicePages.bytesUsed).toBe(3 * 5 * PAGE);
+    const drawn = { ...sampling, end: 210 };
+    const keysRead = new Float64Array(1);
+    const one = [{ sequence, tokens: 1, sampling: (layer: number) => (layer === 0 ? null : drawn), keysRead }];
+    run(one); // makes the tables' buffers
     fake.forget();
-    run([{ sequence, tokens: 1, sampling: sampled }]);
+    keysRead.fill(0);
+    run(one);
     const names = order(fake).slice(order(fake).indexOf('pass computes'));
     const second = names.slice(names.indexOf('pass computes', 1), names.lastIndexOf('pass computes'));
     expect(second).toEqual([
@@ -139,21 +148,35 @@ describe('one step', () => {
       'waitEvent',
       'copyMatrix',
       'recordEvent',
+      'copyMatrix', // tables of the static tokens' pages in all layers
+      'recordEvent',
+      'attentionDecode',
       'synchronizeEvent',
       'host.append',
       'host.attend',
       'copyMatrix',
+      'copyMatrix',
+      'mergeAttention',
       'waitEvent',
     ]);
+    expect(names.slice(names.lastIndexOf('pass computes')).filter((name) => name === 'copyMatrix')).toHaveLength(3);
     const attended = fake.calls.filter(({ name }) => name === 'host.attend').map(({ args }) => args);
     expect(attended).toEqual([
-      [1, [sampling]],
-      [2, [sampling]],
+      [1, [{ ...drawn, sampledOnly: true }]],
+      [2, [{ ...drawn, sampledOnly: true }]],
     ]);
-    expect(fake.names.filter((name) => name === 'attentionDecode')).toHaveLength(1);
-    // The device has given up the layers that are sampled: a third of the pages remains.
-    expect(cache.devicePages.bytesUsed).toBe(held / 3);
-    expect(sequence.length).toBe(91);
+    const decoded = fake.calls.filter(({ name }) => name === 'attentionDecode').map(({ args }) => args);
+    expect(decoded).toHaveLength(3);
+    // Gaps, sequences, ..., pages a sequence, ..., keys at most: four pages of the sampled layers are enough.
+    expect(decoded.map((args) => [args[13] !== 0, args[14], args[18], args[20]])).toEqual([
+      [false, 1, 8, 512],
+      [true, 1, 4, 256],
+      [true, 1, 4, 256],
+    ]);
+    // Of the layers that are sampled the device holds the first tokens, and those from 192 on.
+    expect(cache.devicePages.bytesUsed).toBe((5 + 3 + 3) * PAGE);
+    expect(keysRead[0]).toBe((302 + 2 * (302 - 206)) * 4);
+    expect(sequence.length).toBe(302);
     dispose();
     expect([fake.live, fake.problems]).toEqual([0, []]);
   });
@@ -273,21 +296,64 @@ describe('pages', () => {
     dispose();
   });
 
-  it('that decoding missed come back, those of layers that are attended to exactly', () => {
+  it('that decoding missed come back: of sampled layers those of static tokens', () => {
     const { fake, cache, run, dispose } = setUp();
     const { sequence } = cache.load('any'); // 100 tokens in host memory
-    run([{ sequence, tokens: 1, sampling: sampled }]);
-    expect(cache.devicePages.bytesUsed).toBe(2 * PAGE);
-    expect(fake.calls.flatMap(({ name, args }) => (name === 'host.readKeys' ? [args] : []))).toEqual([
-      [0, 0, 0, 101],
-      [0, 1, 0, 101],
+    const read = () =>
+      fake.calls.flatMap(({ name, args }) => (name === 'host.readKeys' && args[1] === 0 ? [args] : []));
+    const drawn = { ...sampling, end: 130 };
+    const one = [{ sequence, tokens: 1, sampling: (layer: number) => (layer === 0 ? null : drawn) }];
+    run([{ sequence, tokens: 100 }]);
+    for (let layer = 0; layer < SHAPE.layers; layer += 1) sequence.drop(layer);
+    fake.forget();
+    run(one);
+    expect(fake.calls.filter(({ name }) => name === 'host.attend').map(({ args }) => args[1])).toEqual([
+      [null],
+      [drawn],
+      [drawn],
+    ]);
+    expect(cache.devicePages.bytesUsed).toBe((4 + 3 + 3) * PAGE);
+    expect(read()).toEqual([
+      [0, 0, 0, 201],
+      [1, 0, 0, 64],
+      [1, 0, 128, 201],
+      [2, 0, 0, 64],
+      [2, 0, 128, 201],
     ]);
     fake.forget();
-    run([{ sequence, tokens: 1, sampling: sampled }]);
-    expect(fake.names.filter((name) => name === 'host.readKeys' || name === 'attentionDecode')).toEqual([
-      'attentionDecode',
-    ]);
-    expect(sequence.length).toBe(102);
+    run(one);
+    expect(read()).toEqual([]);
+    expect(fake.names.filter((name) => name === 'attentionDecode')).toHaveLength(3);
+    // What is exact again needs the whole layer.
+    run([{ sequence, tokens: 1 }]);
+    expect(cache.devicePages.bytesUsed).toBe((4 + 4 + 4) * PAGE);
+    fake.forget();
+    run([{ sequence, tokens: 1 }]);
+    expect(fake.names.filter((name) => name === 'host.attend')).toEqual([]);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('of static tokens are shared by forks, and gone when a sequence ends where the device has none', () => {
+    const { fake, cache, run, dispose } = setUp();
+    const sequence = cache.open();
+    run([{ sequence, tokens: 200 }]);
+    run([{ sequence, tokens: 120 }]);
+    run([{ sequence, tokens: 1, sampling: (layer) => (layer === 0 ? null : { ...sampling, end: 260 }) }]);
+    expect(cache.devicePages.bytesUsed).toBe((6 + 3 + 3) * PAGE);
+    const fork = sequence.fork();
+    expect(cache.devicePages.bytesUsed).toBe((6 + 3 + 3) * PAGE);
+    run([{ sequence: fork, tokens: 1, sampling: (layer) => (layer === 0 ? null : { ...sampling, end: 260 }) }]);
+    expect(cache.devicePages.bytesUsed).toBe((7 + 4 + 4) * PAGE); // the last page of each layer is its own now
+    fork.truncate(200);
+    expect(cache.devicePages.bytesUsed).toBe((6 + 3 + 3) * PAGE);
+    sequence[Symbol.dispose]();
+    expect(cache.devicePages.bytesUsed).toBe(4 * PAGE);
+    run([{ sequence: fork, tokens: 1, sampling: sampled }]);
+    fork.truncate(30);
+    expect(cache.devicePages.bytesUsed).toBe(3 * PAGE);
+    fork[Symbol.dispose]();
+    expect(cache.devicePages.bytesUsed).toBe(0);
     dispose();
     expect([fake.live, fake.problems]).toEqual([0, []]);
   });

@@ -245,7 +245,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     const DecodeShape shape{sequences, heads, kv_heads, dim, 0, static_cast<int64_t>(tokens) * kv_heads * dim, tokens, 512, softmax_scale};
     DeviceBuffer<char> parts(attention_decode_workspace(shape));
     b.add("attention_decode", text("%d x %d tokens, 32 / 8 heads, d = 128", sequences, tokens), 4.0 * static_cast<double>(elements), 0, [&](int) {
-      return attention_decode(s, out.get(), nullptr, lse.get(), parts.get(), q->get(), contiguous(k->get(), v->get()), lengths.get(), shape);
+      return attention_decode(s, out.get(), nullptr, lse.get(), parts.get(), q->get(), contiguous(k->get(), v->get()), lengths.get(), nullptr, shape);
     });
   }
   if (b.wanted("merge_attention")) {

@@ -74,9 +74,9 @@ cudaError_t prefill(cudaStream_t stream, float* out_f32, bf16* out_bf16, float* 
 
 cudaError_t decode(cudaStream_t stream, float* out_f32, bf16* out_bf16, float* lse, void* workspace, const bf16* q, const bf16* k,
                    const bf16* v, const int32_t* pages, int64_t page_stride, int64_t token_stride, int64_t head_stride,
-                   const int32_t* lengths, int sequences, int query_heads, int kv_heads, int head_dim, int pages_stride,
+                   const int32_t* lengths, const int32_t* gaps, int sequences, int query_heads, int kv_heads, int head_dim, int pages_stride,
                    int64_t sequence_stride, int max_keys, int split, float scale) {
-  return attention_decode(stream, out_f32, out_bf16, lse, workspace, q, KvView{k, v, pages, page_stride, token_stride, head_stride}, lengths,
+  return attention_decode(stream, out_f32, out_bf16, lse, workspace, q, KvView{k, v, pages, page_stride, token_stride, head_stride}, lengths, gaps,
                           DecodeShape{sequences, query_heads, kv_heads, head_dim, pages_stride, sequence_stride, max_keys, split, scale});
 }
 

@@ -38,7 +38,7 @@ __device__ __forceinline__ void store(const Outputs& out, int64_t at, float valu
 // The result of split i of a row goes to place row * splits + i of `out`.
 template <int kDim>
 __global__ void __launch_bounds__(kThreads)
-    decode_kernel(Outputs out, const bf16* q, KvView kv, const int32_t* lengths, DecodeShape shape, int splits) {
+    decode_kernel(Outputs out, const bf16* q, KvView kv, const int32_t* lengths, const int32_t* gaps, DecodeShape shape, int splits) {
   constexpr int kChunks = kDim / 8;
   constexpr int kTileChunks = kWarpKeys * kChunks;
   const int lane = static_cast<int>(lane_id()), warp = static_cast<int>(warp_id());
@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(kThreads)
   const int begin = split * shape.split;
   const int end = split_end(split, shape.split, length);
   if (begin >= length && splits > 1) return;  // the merge does not look at splits past the end
+  const int gap_begin = gaps != nullptr ? gaps[2 * sequence] : length, gap_end = gaps != nullptr ? gaps[2 * sequence + 1] : length;
   const int tiles = end > begin ? (end - begin + kPageTokens - 1) / kPageTokens : 0;
   const int live_chunks = shape.head_dim / 8;
 
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = lane; i < kTileChunks; i += static_cast<int>(kWarp)) {
         const int key = i / kChunks, chunk = i % kChunks;
         const int token = begin + tile * kPageTokens + warp * kWarpKeys + key;
-        const bool valid = token < end && chunk < live_chunks;
+        const bool valid = token < end && chunk < live_chunks && !(token >= gap_begin && token < gap_end);
         const int64_t offset = valid ? base + kv.row(pages, token, kv_head) + chunk * 8 : 0;
         copy_async(k_tile(tile % kStages) + swizzled_chunk(key, chunk, kChunks), kv.k + offset, valid);
         copy_async(v_tile(tile % kStages) + swizzled_chunk(key, chunk, kChunks), kv.v + offset, valid);
@@ -107,12 +108,13 @@ __global__ void __launch_bounds__(kThreads)
       mma_bf16(scores[1], q_operand[d], b[2], b[3]);
     }
     const int first_key = begin + tile * kPageTokens + warp * kWarpKeys;
-    if (first_key + kWarpKeys > end) {
+    if (first_key + kWarpKeys > end || (first_key + kWarpKeys > gap_begin && first_key < gap_end)) {
 #pragma unroll
       for (int j = 0; j < kWarpKeys / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (first_key + j * 8 + fragment_column(lane, e) >= end) scores[j][e] = -kInfinity;
+          const int key = first_key + j * 8 + fragment_column(lane, e);
+          if (key >= end || (key >= gap_begin && key < gap_end)) scores[j][e] = -kInfinity;
         }
       }
     }
@@ -187,7 +189,7 @@ __global__ void __launch_bounds__(kMergeWarps * kWarp)
   const int64_t row = blockIdx.x;
   const int64_t sequence = row / shape.query_heads;
   const int length = lengths[sequence] < shape.max_keys ? lengths[sequence] : shape.max_keys;
-  const int live = length > 0 ? split_count(length, shape.split) : 0;
+  int live = length > 0 ? split_count(length, shape.split) : 0;
   const int lane = static_cast<int>(lane_id()), warp = static_cast<int>(warp_id());
   const float* row_lse = part_lse + row * splits;
 
@@ -197,6 +199,7 @@ __global__ void __launch_bounds__(kMergeWarps * kWarp)
   if (lane == 0) scratch[warp] = top;
   __syncthreads();
   top = warp_max(lane < kMergeWarps ? scratch[lane] : -kInfinity);
+  if (top == -kInfinity) live = 0;  // all keys are left out
   __syncthreads();  // scratch is used again
 
   const int column = lane * 4;
@@ -274,11 +277,11 @@ int64_t rows_of(const DecodeShape& shape) { return static_cast<int64_t>(shape.se
 
 template <int kDim>
 cudaError_t run(cudaStream_t stream, const Outputs& out, const bf16* q, const KvView& kv, const int32_t* lengths,
-                const DecodeShape& shape, int splits) {
+                const int32_t* gaps, const DecodeShape& shape, int splits) {
   const int group = shape.query_heads / shape.kv_heads;
   const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(shape.kv_heads * ceil_div(group, kHeads)),
                   static_cast<unsigned>(shape.sequences));
-  return launch(decode_kernel<kDim>, grid, dim3(kThreads), shared_bytes<kDim>(), stream, out, q, kv, lengths, shape, splits);
+  return launch(decode_kernel<kDim>, grid, dim3(kThreads), shared_bytes<kDim>(), stream, out, q, kv, lengths, gaps, shape, splits);
 }
 
 }  // namespace
@@ -290,7 +293,7 @@ size_t attention_decode_workspace(const DecodeShape& shape) {
 }
 
 cudaError_t attention_decode(cudaStream_t stream, float* out_f32, bf16* out_bf16, float* lse, void* workspace, const bf16* q,
-                             const KvView& kv, const int32_t* lengths, const DecodeShape& shape) {
+                             const KvView& kv, const int32_t* lengths, const int32_t* gaps, const DecodeShape& shape) {
   if (shape.sequences < 0 || shape.sequences > 65535 || shape.max_keys < 0 || shape.split <= 0 || shape.split % kPageTokens != 0 ||
       shape.kv_heads <= 0 || shape.query_heads <= 0 || shape.query_heads % shape.kv_heads != 0 || shape.query_heads > 65535 ||
       shape.head_dim <= 0 || shape.head_dim > 128 || shape.head_dim % 8 != 0 || (out_f32 == nullptr) == (out_bf16 == nullptr) ||
@@ -305,8 +308,8 @@ cudaError_t attention_decode(cudaStream_t stream, float* out_f32, bf16* out_bf16
     float* parts = static_cast<float*>(workspace);
     first = {parts, nullptr, parts + rows_of(shape) * splits * shape.head_dim};
   }
-  const cudaError_t error = shape.head_dim <= 64 ? run<64>(stream, first, q, kv, lengths, shape, splits)
-                                                 : run<128>(stream, first, q, kv, lengths, shape, splits);
+  const cudaError_t error = shape.head_dim <= 64 ? run<64>(stream, first, q, kv, lengths, gaps, shape, splits)
+                                                 : run<128>(stream, first, q, kv, lengths, gaps, shape, splits);
   if (error != cudaSuccess || splits == 1) return error;
   return launch(merge_splits_kernel, dim3(static_cast<unsigned>(rows_of(shape))), dim3(kMergeWarps * kWarp), 0, stream, out, first.f32,
                 first.lse, lengths, shape, splits);

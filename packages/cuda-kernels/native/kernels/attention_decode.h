@@ -22,11 +22,11 @@ struct DecodeShape {
 size_t attention_decode_workspace(const DecodeShape& shape);
 
 // out [sequences][query_heads][head_dim] = softmax(scale q k^T) v over keys 0 .. lengths[s] - 1 of sequence s; q as out, bf16;
-// lengths [sequences] i32. Written as float32, or as bf16 when out_f32 is null; lse [sequences][query_heads] f32 as for
+// lengths [sequences] i32. Keys gaps[s][0] .. gaps[s][1] - 1, gaps [sequences][2] i32, are left out; null leaves out none. Written as float32, or as bf16 when out_f32 is null; lse [sequences][query_heads] f32 as for
 // attention_prefill, may be null. A sequence without keys gets zeros and -infinity. A row's result depends only on its own
 // keys and on `split`.
 cudaError_t attention_decode(cudaStream_t stream, float* out_f32, bf16* out_bf16, float* lse, void* workspace, const bf16* q,
-                             const KvView& kv, const int32_t* lengths, const DecodeShape& shape);
+                             const KvView& kv, const int32_t* lengths, const int32_t* gaps, const DecodeShape& shape);
 
 // Merges two softmax results over disjoint keys: a, b [rows][head_dim] f32 with lse_a, lse_b [rows]. out as float32, or as bf16
 // when out_f32 is null (out_f32 may be a); lse [rows] may be null (or lse_a). head_dim is a multiple of 4.

@@ -107,12 +107,20 @@ void test_attention_decode(Context& c) {
     std::vector<int32_t> lengths;
     int query_heads, kv_heads, dim, split;
     bool paged, heads_first;
+    std::vector<int32_t> gaps = {};
   };
   std::vector<Shape> shapes = {
-      {{1}, 1, 1, 64, 64, false, false},      {{0, 5, 64}, 9, 3, 64, 64, false, false}, {{130, 0, 257}, 8, 2, 128, 64, true, false},
-      {{300}, 4, 1, 80, 128, false, true},    {{77, 200}, 20, 1, 64, 256, true, true},  {{128}, 6, 3, 128, 64, false, true},
+      {{1}, 1, 1, 64, 64, false, false},
+      {{0, 5, 64}, 9, 3, 64, 64, false, false},
+      {{130, 0, 257}, 8, 2, 128, 64, true, false},
+      {{300}, 4, 1, 80, 128, false, true},
+      {{77, 200}, 20, 1, 64, 256, true, true},
+      {{128}, 6, 3, 128, 64, false, true},
+      // Keys left out: none, some of one split, whole splits, all.
+      {{130, 70, 0, 257, 200}, 8, 2, 128, 64, true, false, {5, 5, 4, 69, 0, 0, 3, 201, 0, 200}},
+      {{190, 64}, 4, 2, 64, 256, true, false, {4, 101, 0, 63}},
   };
-  if (!c.quick) shapes.push_back({{3000, 1, 0, 2049}, 32, 8, 128, 512, true, false});
+  if (!c.quick) shapes.push_back({{3000, 1, 0, 2049}, 32, 8, 128, 512, true, false, {100, 2900, 0, 0, 0, 0, 2048, 2049}});
   for (const Shape& s : shapes) {
     const int sequences = static_cast<int>(s.lengths.size());
     const int most = *std::max_element(s.lengths.begin(), s.lengths.end());
@@ -124,15 +132,19 @@ void test_attention_decode(Context& c) {
     std::vector<double> ref(q.size()), ref_lse(sequences * s.query_heads);
     for (int sequence = 0; sequence < sequences; ++sequence) {
       cache.spoil(sequence, s.lengths[sequence], most + 30);
+      const int gap = s.gaps.empty() ? 0 : s.gaps[2 * sequence], gap_end = s.gaps.empty() ? 0 : s.gaps[2 * sequence + 1];
+      cache.spoil(sequence, gap, gap_end);
       for (int head = 0; head < s.query_heads; ++head) {
         const int row = sequence * s.query_heads + head;
-        const auto offsets = cache.offsets(sequence, s.lengths[sequence], head / (s.query_heads / s.kv_heads));
+        auto offsets = cache.offsets(sequence, s.lengths[sequence], head / (s.query_heads / s.kv_heads));
+        offsets.erase(offsets.begin() + gap, offsets.begin() + gap_end);
         ref_lse[row] = reference::attention_row(&ref[row * s.dim], &q[row * s.dim], cache.k.data(), cache.v.data(), offsets.data(),
-                                                s.lengths[sequence], s.dim, scale);
+                                                static_cast<int>(offsets.size()), s.dim, scale);
       }
     }
     DeviceBuffer<bf16> dq(q), dk(cache.k), dv(cache.v), out_bf16(q.size());
-    DeviceBuffer<int32_t> pages(cache.pages), lengths(s.lengths);
+    DeviceBuffer<int32_t> pages(cache.pages), lengths(s.lengths), gap_array(s.gaps);
+    const int32_t* gaps = s.gaps.empty() ? nullptr : gap_array.get();
     DeviceBuffer<float> out(q.size()), lse(ref_lse.size());
     KvView view = cache.view;
     view.k = dk.get();
@@ -140,11 +152,11 @@ void test_attention_decode(Context& c) {
     view.pages = s.paged ? pages.get() : nullptr;
     DecodeShape shape{sequences, s.query_heads, s.kv_heads, s.dim, cache.pages_stride, cache.sequence_stride, most, s.split, static_cast<float>(scale)};
     DeviceBuffer<char> workspace(attention_decode_workspace(shape));
-    CHECK_CUDA(attention_decode(nullptr, out.get(), nullptr, lse.get(), workspace.get(), dq.get(), view, lengths.get(), shape));
+    CHECK_CUDA(attention_decode(nullptr, out.get(), nullptr, lse.get(), workspace.get(), dq.get(), view, lengths.get(), gaps, shape));
     c.compare(out, ref, kAttentionLimit, what);
     c.compare(lse, ref_lse, 1e-4, what + " lse");
     c.expect(workspace.check_guard(), what + ": wrote past its workspace");
-    CHECK_CUDA(attention_decode(nullptr, nullptr, out_bf16.get(), nullptr, workspace.get(), dq.get(), view, lengths.get(), shape));
+    CHECK_CUDA(attention_decode(nullptr, nullptr, out_bf16.get(), nullptr, workspace.get(), dq.get(), view, lengths.get(), gaps, shape));
     c.compare(out_bf16, ref, kAttentionLimit, what + " bf16");
 
     // A larger bound on the lengths changes nothing, to the bit.
@@ -153,7 +165,7 @@ void test_attention_decode(Context& c) {
     DeviceBuffer<char> larger(attention_decode_workspace(shape));
     out.poison();
     const bool one_split = attention_decode_workspace(DecodeShape{sequences, s.query_heads, s.kv_heads, s.dim, 0, 0, most, s.split, 1}) == 0;
-    CHECK_CUDA(attention_decode(nullptr, out.get(), nullptr, lse.get(), larger.get(), dq.get(), view, lengths.get(), shape));
+    CHECK_CUDA(attention_decode(nullptr, out.get(), nullptr, lse.get(), larger.get(), dq.get(), view, lengths.get(), gaps, shape));
     if (one_split) {
       c.compare(out, ref, kAttentionLimit, what + " with a larger bound");
     } else {

@@ -4,11 +4,13 @@ import { PAGE_TOKENS } from '../kv-view.js';
 import { checkInteger } from '../validate.js';
 import type { CudaBackend } from './cuda-backend.js';
 import { CudaKvSequence } from './cuda-kv-sequence.js';
-import { CudaKvStep, type HostTimes, type StepContext, type StepPart } from './cuda-kv-step.js';
+import { CudaKvStep } from './cuda-kv-step.js';
 import type { HostCache } from './host-cache.js';
 import { KeyLoader } from './key-loader.js';
+import { LayerPages } from './layer-pages.js';
 import { PagePool } from './page-pool.js';
 import { StepBuffers } from './step-buffers.js';
+import type { StepContext, StepPart, StepTimes } from './step-context.js';
 
 /** Options of {@link CudaKvCache}. */
 export interface CudaKvCacheOptions {
@@ -40,7 +42,7 @@ const STEPS = 2;
 export class CudaKvCache implements Disposable {
   readonly pageTokens: number;
   /** Where the host's time in all steps so far went; what remains of a step is queueing and the model's last product. */
-  readonly times: HostTimes = { wait: 0, append: 0, attend: 0 };
+  readonly times: StepTimes = { wait: 0, append: 0, attend: 0 };
   readonly #options: CudaKvCacheOptions;
   readonly #pool: PagePool;
   readonly #live = new Set<CudaKvSequence>();
@@ -121,7 +123,7 @@ export class CudaKvCache implements Disposable {
 
   /** An empty sequence. It takes no memory until a step appends to it. */
   open(): CudaKvSequence {
-    const pages = Array.from({ length: this.#options.layers }, () => []);
+    const pages = Array.from({ length: this.#options.layers }, () => new LayerPages(this.#pool));
     return new CudaKvSequence(this.#pool, this.#live, { pages, length: 0, host: this.#options.host?.open() });
   }
 
@@ -177,7 +179,9 @@ export class CudaKvCache implements Disposable {
     const row = kvHeads * headDim;
     const bits = new Uint32Array(out.buffer, out.byteOffset, (end - begin) * headDim);
     for (let token = begin; token < end; ) {
-      const page = this.#pool.page(sequence.pages[layer]![Math.floor(token / PAGE_TOKENS)]!).view(0, PAGE_TOKENS * row);
+      const page = this.#pool
+        .page(sequence.pages[layer]!.at(Math.floor(token / PAGE_TOKENS))!)
+        .view(0, PAGE_TOKENS * row);
       const held = page.read();
       const last = Math.min(end, token - (token % PAGE_TOKENS) + PAGE_TOKENS);
       for (; token < last; token += 1) {
@@ -235,7 +239,7 @@ export class CudaKvCache implements Disposable {
   #grow({ sequence, tokens }: StepPart['entries'][number], plan: Plan): void {
     const { stream } = this.#options.backend;
     sequence.lastStep = this.#steps;
-    for (const layer of plan.missing.get(sequence) ?? []) sequence.pages[layer] = [];
+    for (const layer of plan.missing.get(sequence) ?? []) sequence.take(layer, []);
     for (const [layer, held] of sequence.pages.entries()) {
       if (held === undefined) continue;
       sequence.grow(layer, tokens, (from, to) => stream.copy(this.#pool.page(to), this.#pool.page(from)));
@@ -296,7 +300,9 @@ export class CudaKvCache implements Disposable {
     const reload = new Set<CudaKvSequence>();
     // Sequences that read a prompt again want all layers; those that decode have given up what they sample.
     for (const { sequence, tokens } of entries) {
-      if (tokens > 1 && sequence.pages.some((held) => held === undefined)) reload.add(sequence);
+      if (tokens === 1) continue;
+      for (let layer = 0; layer < layers; layer += 1) if (!sequence.whole(layer)) sequence.drop(layer);
+      if (sequence.pages.some((held) => held === undefined)) reload.add(sequence);
     }
     const needed = () =>
       entries.reduce((sum, { sequence, tokens }) => {

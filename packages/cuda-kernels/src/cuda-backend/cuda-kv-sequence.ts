@@ -1,7 +1,7 @@
 import { DisposedError, InvalidArgumentError } from '../errors.js';
-import { PAGE_TOKENS } from '../kv-view.js';
 import { checkInteger } from '../validate.js';
 import type { KvSequence } from './host-cache.js';
+import { LayerPages } from './layer-pages.js';
 import type { PagePool } from './page-pool.js';
 
 /**
@@ -11,8 +11,8 @@ import type { PagePool } from './page-pool.js';
 export class CudaKvSequence implements KvSequence {
   /** @internal */
   readonly host: KvSequence | undefined;
-  /** @internal Each layer's pages; undefined where the device does not hold the layer. */
-  readonly pages: (number[] | undefined)[];
+  /** @internal Each layer's pages; undefined where the device holds nothing of the layer. */
+  readonly pages: (LayerPages | undefined)[];
   /** @internal Number of the last step it was part of. */
   lastStep = 0;
   readonly #pool: PagePool;
@@ -23,7 +23,7 @@ export class CudaKvSequence implements KvSequence {
   constructor(
     pool: PagePool,
     live: Set<CudaKvSequence>,
-    state: { pages: (number[] | undefined)[]; length: number; host: KvSequence | undefined },
+    state: { pages: (LayerPages | undefined)[]; length: number; host: KvSequence | undefined },
   ) {
     this.#pool = pool;
     this.#live = live;
@@ -43,8 +43,7 @@ export class CudaKvSequence implements KvSequence {
   fork(): CudaKvSequence {
     this.check();
     const host = this.host?.fork();
-    const pages = this.pages.map((held) => held?.slice());
-    for (const held of pages) for (const page of held ?? []) this.#pool.share(page);
+    const pages = this.pages.map((held) => held?.share());
     return new CudaKvSequence(this.#pool, this.#live, { pages, length: this.#length, host });
   }
 
@@ -65,45 +64,39 @@ export class CudaKvSequence implements KvSequence {
     this.host?.[Symbol.dispose]();
   }
 
+  /** @internal Whether the device has all of a layer. */
+  whole(layer: number): boolean {
+    return this.pages[layer]?.whole ?? false;
+  }
+
   /** @internal The device forgets a layer. */
   drop(layer: number): void {
-    for (const page of this.pages[layer] ?? []) this.#pool.release(page);
+    this.pages[layer]?.release();
     this.pages[layer] = undefined;
+  }
+
+  /** @internal The device takes over pages of a layer. */
+  take(layer: number, ...pages: [first: number[], gap?: number, last?: number[]]): LayerPages {
+    this.drop(layer);
+    const held = new LayerPages(this.#pool, ...pages);
+    this.pages[layer] = held;
+    return held;
   }
 
   /** @internal {@link truncate}, on the device alone. */
   cut(length: number): void {
-    for (const held of this.pages) {
-      for (const page of held?.splice(Math.ceil(length / PAGE_TOKENS)) ?? []) this.#pool.release(page);
-    }
+    for (const [layer, held] of this.pages.entries()) if (held && !held.cut(length)) this.drop(layer);
     this.#length = length;
   }
 
-  /** @internal Pages that `tokens` more tokens take in a layer that the device holds; a shared one is replaced. */
+  /** @internal Pages that `tokens` more tokens take in a layer of which the device holds something. */
   needs(layer: number, tokens: number): number {
-    const held = this.pages[layer]!;
-    return Math.ceil((this.#length + tokens) / PAGE_TOKENS) - held.length + (this.#sharesEnd(held) ? 1 : 0);
+    return this.pages[layer]!.needs(this.#length, this.#length + tokens);
   }
 
-  /**
-   * @internal Takes the pages for `tokens` more tokens of a layer.
-   *
-   * @param copy copies a page that others hold too to one of the sequence's own; when it throws, the sequence keeps what it had
-   */
+  /** @internal Takes them; see {@link LayerPages.grow}. */
   grow(layer: number, tokens: number, copy: (from: number, to: number) => void): void {
-    const held = this.pages[layer]!;
-    if (this.#sharesEnd(held)) {
-      const [from, to] = [held.at(-1)!, this.#pool.take()];
-      try {
-        copy(from, to);
-      } catch (error) {
-        this.#pool.release(to);
-        throw error;
-      }
-      held[held.length - 1] = to;
-      this.#pool.release(from);
-    }
-    while (held.length < Math.ceil((this.#length + tokens) / PAGE_TOKENS)) held.push(this.#pool.take());
+    this.pages[layer]!.grow(this.#length, this.#length + tokens, copy);
   }
 
   /** @internal */
@@ -114,10 +107,5 @@ export class CudaKvSequence implements KvSequence {
   /** @internal */
   check(): void {
     if (!this.#live.has(this)) throw new DisposedError('This sequence was disposed of.');
-  }
-
-  /** Whether new tokens would be written into a page that another sequence holds too. */
-  #sharesEnd(held: readonly number[]): boolean {
-    return this.#length % PAGE_TOKENS !== 0 && held.length > 0 && this.#pool.shared(held.at(-1)!);
   }
 }

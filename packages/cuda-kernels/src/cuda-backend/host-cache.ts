@@ -12,6 +12,8 @@ export interface Sampling {
   selector: object;
   begin: number;
   end: number;
+  /** Leaves out all others: they are attended to elsewhere. Default false. */
+  sampledOnly?: boolean;
 }
 
 /** Options of attention. */

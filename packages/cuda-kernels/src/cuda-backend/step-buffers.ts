@@ -24,6 +24,10 @@ export class StepBuffers implements Disposable {
   readonly q: DeviceArray<'bf16'>;
   /** Slots, page tables and lengths of the step. */
   readonly tables: Upload<'i32'>;
+  /** Page tables, lengths and gaps of tokens that are attended to exactly beside sampled ones. */
+  readonly statics: Upload<'i32'> | undefined;
+  /** [R, Hq] log-sum-exps of what the host attends to. */
+  readonly sampled: PinnedArray<'f32'> | undefined;
   /** Slots of tokens that are brought back to the device. */
   readonly reloads: Upload<'i32'>;
   /** Transfers to and from host memory, beside what is computed. */
@@ -34,7 +38,10 @@ export class StepBuffers implements Disposable {
   readonly rows: { pinned: PinnedArray<'f32'>; arrived: Event }[] = [];
   /** Contexts that the device does not hold: keys and values of a stretch, [tokens, Hkv, d] each. */
   readonly stretch: { keys: DeviceArray<'bf16'>; values: DeviceArray<'bf16'> } | undefined;
-  /** ... and attention over it, [R, Hq, d] and [R, Hq]; `whole` of all stretches so far. */
+  /**
+   * Attention over it, or over static tokens, [R, Hq, d] and [R, Hq]; `whole`: log-sum-exps of all stretches so far, or of what
+   * the host attended to.
+   */
   readonly partial: { output: DeviceArray<'f32'>; lse: DeviceArray<'f32'>; whole: DeviceArray<'f32'> } | undefined;
   readonly #backend: CudaBackend;
   readonly #heads: number;
@@ -58,6 +65,8 @@ export class StepBuffers implements Disposable {
       this.copies = own(device.stream());
       this.computed = own(device.event());
       if (shape.host === undefined) return;
+      this.statics = own(new Upload(device, 'i32'));
+      this.sampled = own(device.pinned('f32', maxRows * queryHeads));
       const width = (queryHeads + 2 * kvHeads) * headDim;
       for (let i = 0; i < RING; i += 1) {
         this.rows.push({ pinned: own(device.pinned('f32', maxRows * width)), arrived: own(device.event()) });

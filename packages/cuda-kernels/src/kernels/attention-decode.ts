@@ -41,6 +41,7 @@ export function attentionDecodeWorkspace(stream: Stream, sizes: DecodeSizes): nu
  * @param args.pagesStride pages a sequence has room for; default ceil(maxKeys / 64)
  * @param args.sequenceStride without pages: elements from one sequence's keys to the next's; default maxKeys * tokenStride
  * @param args.lengths [sequences] i32: keys of each sequence
+ * @param args.gaps [sequences, 2] i32, optional: keys gaps[s][0] up to, not including, gaps[s][1] are left out
  * @param args.workspace {@link attentionDecodeWorkspace} bytes, not shared with work on other streams
  * @param args.logSumExp [sequences, queryHeads] f32, optional
  * @param args.scale default 1 / sqrt(headDim)
@@ -52,6 +53,7 @@ export function attentionDecode(
     q: DeviceArray<'bf16'>;
     kv: KvView;
     lengths: DeviceArray<'i32'>;
+    gaps?: DeviceArray<'i32'>;
     pagesStride?: number;
     sequenceStride?: number;
     workspace?: DeviceArray<'u8'>;
@@ -78,6 +80,7 @@ export function attentionDecode(
   const out = checkArray(stream, 'out', args.out, ['bf16', 'f32'], elements);
   const q = checkArray(stream, 'q', args.q, 'bf16', elements);
   const lengths = checkArray(stream, 'lengths', args.lengths, 'i32', sequences);
+  const gaps = checkOptional(stream, 'gaps', args.gaps, 'i32', 2 * sequences);
   const lse = checkOptional(stream, 'logSumExp', args.logSumExp, 'f32', sequences * queryHeads);
   const bytes = stream.device.native.attentionDecodeWorkspace(sequences, queryHeads, headDim, maxKeys, split);
   const workspace = checkWorkspace(stream, args.workspace, bytes);
@@ -98,6 +101,7 @@ export function attentionDecode(
       q,
       ...kv,
       lengths,
+      gaps,
       sequences,
       queryHeads,
       kvHeads,

@@ -1,0 +1,79 @@
+import type { DeviceArray } from '../device-array.js';
+import type { Rows } from './host-cache.js';
+import { RING, type StepBuffers } from './step-buffers.js';
+import type { StepContext, StepPart } from './step-context.js';
+
+/** A step's queries, keys and values on their way to host memory, layer by layer, beside what the device computes next. */
+export class HostRows {
+  readonly #context: StepContext;
+  readonly #buffers: StepBuffers;
+  readonly #parts: readonly StepPart[];
+  /** Layers that are under way. */
+  #travelling: number[] = [];
+
+  constructor(context: StepContext, buffers: StepBuffers, parts: readonly StepPart[]) {
+    this.#context = context;
+    this.#buffers = buffers;
+    this.#parts = parts;
+  }
+
+  /**
+   * Queues a layer's rows: all of a row where `queries` are wanted there, else keys and values.
+   *
+   * @param qkv [R, (Hq + 2 Hkv) d], rotated
+   */
+  send(layer: number, qkv: DeviceArray<'f32'>, queries: (part: StepPart) => boolean): void {
+    const { backend, queryHeads, kvHeads, headDim } = this.#context;
+    const { copies, computed, rows } = this.#buffers;
+    const { pinned, arrived } = rows[layer % RING]!;
+    for (const earlier of this.#travelling.filter((each) => each % RING === layer % RING)) this.receive(earlier);
+    backend.stream.record(computed);
+    copies.wait(computed);
+    const stride = (queryHeads + 2 * kvHeads) * headDim;
+    for (const part of this.#parts) {
+      const skip = queries(part) ? 0 : queryHeads * headDim;
+      const offset = part.row * stride + skip;
+      const strides = { toStride: stride, fromStride: stride, toOffset: offset, fromOffset: offset };
+      copies.copyMatrix(pinned, qkv, { rows: part.rows, width: stride - skip, ...strides });
+    }
+    copies.record(arrived);
+    this.#travelling.push(layer);
+  }
+
+  /** Waits for a layer's rows and appends them in host memory. */
+  receive(layer: number): void {
+    const { queryHeads, kvHeads, headDim, times } = this.#context;
+    const { pinned, arrived } = this.#buffers.rows[layer % RING]!;
+    const start = performance.now();
+    arrived.synchronize();
+    const there = performance.now();
+    times.wait += there - start;
+    const stride = (queryHeads + 2 * kvHeads) * headDim;
+    for (const part of this.#parts) {
+      const keys = { data: pinned.host, offset: part.row * stride + queryHeads * headDim, stride };
+      part.host!.append(layer, keys, { ...keys, offset: keys.offset + kvHeads * headDim });
+    }
+    times.append += performance.now() - there;
+    this.#travelling = this.#travelling.filter((each) => each !== layer);
+  }
+
+  receiveAll(): void {
+    for (const layer of [...this.#travelling]) this.receive(layer);
+  }
+
+  /** Queries of a layer that was received. */
+  queries(layer: number, part: StepPart): Rows {
+    const { queryHeads, kvHeads, headDim } = this.#context;
+    const stride = (queryHeads + 2 * kvHeads) * headDim;
+    return { data: this.#buffers.rows[layer % RING]!.pinned.host, offset: part.row * stride, stride };
+  }
+
+  /** What comes after on the stream may write where the layer's rows are read from. */
+  release(layer: number): void {
+    this.#context.backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
+  }
+
+  forget(): void {
+    this.#travelling = [];
+  }
+}

@@ -1,0 +1,55 @@
+import type { CudaBackend } from './cuda-backend.js';
+import type { CudaKvSequence } from './cuda-kv-sequence.js';
+import type { HostCache, HostStep } from './host-cache.js';
+import type { KeyLoader } from './key-loader.js';
+import type { PagePool } from './page-pool.js';
+import type { Tensor } from './types.js';
+
+/** What the steps of a cache have in common. */
+export interface StepContext {
+  times: StepTimes;
+  backend: CudaBackend;
+  pool: PagePool;
+  loader: KeyLoader | undefined;
+  host: HostCache | undefined;
+  layers: number;
+  queryHeads: number;
+  kvHeads: number;
+  headDim: number;
+}
+
+/** Entries that are computed alike, in adjacent rows. */
+export interface StepPart {
+  entries: { sequence: CudaKvSequence; tokens: number }[];
+  /** First entry and first row, among those of the step. */
+  index: number;
+  row: number;
+  rows: number;
+  /** One token each of several sequences; otherwise a stretch of one prompt. */
+  decodes: boolean;
+  /** Layers whose earlier tokens are brought back to the device first. */
+  reloads: Set<number>;
+  /** Pages for the step's own rows in layers that the device does not hold. */
+  scratch: number[];
+  host: HostStep | undefined;
+}
+
+/** Activations of a layer's attention. */
+export interface AttentionTensors {
+  /** [R, (Hq + 2 Hkv) d], queries | keys | values before RoPE */
+  qkv: Tensor;
+  /** [R, d] cosines, sines */
+  rotations: Tensor;
+  /** [R, Hq d] */
+  output: Tensor;
+}
+
+/** Where the host's time in steps went, in milliseconds. */
+export interface StepTimes {
+  /** Waiting for the device and for what is on its way from it. */
+  wait: number;
+  /** Writing keys and values into host memory. */
+  append: number;
+  /** Selecting keys and attending to them there. */
+  attend: number;
+}
