@@ -28,12 +28,12 @@ enum class WeightFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };
 inline constexpr int kWeightFormats = 4;
 
 // What products see of the activations.
-enum class InputFormat : uint8_t { kF32, kBf16, kInt8 };
+enum class InputFormat : uint8_t { kF32, kBf16, kInt16 };
 inline constexpr int kInputFormats = 3;
 
 inline constexpr InputFormat InputOf(WeightFormat format) {
   return format == WeightFormat::kF32 ? InputFormat::kF32
-                                      : format == WeightFormat::kBf16 ? InputFormat::kBf16 : InputFormat::kInt8;
+                                      : format == WeightFormat::kBf16 ? InputFormat::kBf16 : InputFormat::kInt16;
 }
 
 // How a panel holds its weights. A packed matrix is a sequence of panels of kPanel outputs. In a gated matrix the first half

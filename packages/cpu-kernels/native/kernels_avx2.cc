@@ -62,31 +62,43 @@ struct V8 {
   }
 };
 
-// Unsigned times signed bytes as 16-bit integers: vpmaddubsw would saturate, vpmaddwd is exact.
+// Unsigned bytes times 16-bit integers, which vpmaddwd multiplies exactly.
 struct Q8 {
   using V = V8;
   static constexpr int kRows = 3;
 
-  using Input = PairInput;
   using Ints = __m256i;
   struct Bytes {
     __m256i even, odd;
   };
 
-  static constexpr auto RoundToInt8 = cpu::RoundToInt8;
-  static constexpr auto MakeInputs = MakePairInputs;
+  static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
   static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
-  static Bytes Load(const std::byte* p) { return Split(Vector(p)); }
-  static Bytes LoadLow(const std::byte* p) { return Split(Nibbles(p, 0)); }
-  static Bytes LoadHigh(const std::byte* p) { return Split(Nibbles(p, 1)); }
-  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
-    const __m256i bits = Vector(pairs);
-    const __m256i shifted = i < 2 ? _mm256_slli_epi16(bits, 4 - 2 * i) : _mm256_srli_epi16(bits, 2 * i - 4);
-    return Split(_mm256_or_si256(Nibbles(nibbles, i % 2), _mm256_and_si256(shifted, _mm256_set1_epi8(0x30))));
+  static Bytes Load(const std::byte* p) {
+    const __m256i bytes = Vector(p);
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
   }
-  static Ints Dot(Ints sum, Bytes w, Input x) {
+  static Bytes LoadLow(const std::byte* p) {
+    const __m256i bytes = Vector(p);
+    const __m256i four_bits = _mm256_set1_epi16(15);
+    return {_mm256_and_si256(bytes, four_bits), _mm256_and_si256(_mm256_srli_epi16(bytes, 8), four_bits)};
+  }
+  static Bytes LoadHigh(const std::byte* p) {
+    const __m256i bytes = Vector(p);
+    return {_mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi16(15)), _mm256_srli_epi16(bytes, 12)};
+  }
+  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
+    const Bytes low = i % 2 == 0 ? LoadLow(nibbles) : LoadHigh(nibbles);
+    // Bits 2i and 2i + 1 of each byte, moved to bits 4 and 5.
+    const __m256i both = Vector(pairs);
+    const __m256i even = i < 2 ? _mm256_slli_epi16(both, 4 - 2 * i) : _mm256_srli_epi16(both, 2 * i - 4);
+    const __m256i odd = _mm256_srli_epi16(both, 4 + 2 * i);
+    const __m256i bits = _mm256_set1_epi16(0x30);
+    return {_mm256_or_si256(low.even, _mm256_and_si256(even, bits)), _mm256_or_si256(low.odd, _mm256_and_si256(odd, bits))};
+  }
+  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) {
     int even, odd;
     memcpy(&even, x.even, sizeof even);
     memcpy(&odd, x.odd, sizeof odd);
@@ -100,12 +112,6 @@ struct Q8 {
 
  private:
   static __m256i Vector(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static __m256i Nibbles(const std::byte* p, int half) {
-    return _mm256_and_si256(_mm256_srli_epi16(Vector(p), 4 * half), _mm256_set1_epi8(15));
-  }
-  static Bytes Split(__m256i bytes) {
-    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
-  }
 };
 
 }  // namespace

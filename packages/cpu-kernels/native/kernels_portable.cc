@@ -86,16 +86,13 @@ struct Q4 {
   using V = V4;
   static constexpr int kRows = 2;
 
-  // Unsigned times signed bytes fit 16 bits (255 * 127 < 2^15): products are made there and added in 32.
   typedef int32_t Ints __attribute__((vector_size(16)));
   typedef int16_t Shorts __attribute__((vector_size(16)));
   struct Bytes {
     Shorts even, odd;
   };
-  using Input = PairInput;
 
-  static constexpr auto RoundToInt8 = cpu::RoundToInt8;
-  static constexpr auto MakeInputs = MakePairInputs;
+  static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) {
     const Ints lanes = {x, x, x, x};
     return lanes;
@@ -110,9 +107,7 @@ struct Q4 {
     const Words high = Vector(pairs) >> (2 * i) & 0x03030303u;
     return Split(low | high << 4);
   }
-  static Ints Dot(Ints sum, Bytes w, Input x) {
-    return sum + PairSums(w.even * Pair(x.even)) + PairSums(w.odd * Pair(x.odd));
-  }
+  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) { return sum + Dot(w.even, x.even) + Dot(w.odd, x.odd); }
   static Ints Opaque(Ints x) {
     const V4 opaque = V4::Opaque({reinterpret_cast<V4::Lanes>(x)});
     return reinterpret_cast<Ints>(opaque.v);
@@ -129,14 +124,22 @@ struct Q4 {
   static Bytes Split(Words w) {
     return {reinterpret_cast<Shorts>(w & 0x00ff00ffu), reinterpret_cast<Shorts>(w >> 8 & 0x00ff00ffu)};
   }
-  static Shorts Pair(const int16_t* x) {
+  // Of each lane, the dot product of two weights and two inputs.
+  static Ints Dot(Shorts w, const int16_t (&x)[2]) {
     int32_t pair;
     memcpy(&pair, x, sizeof pair);
-    return reinterpret_cast<Shorts>(Splat(pair));
-  }
-  static Ints PairSums(Shorts products) {
-    const Ints pairs = reinterpret_cast<Ints>(products);
-    return (reinterpret_cast<Ints>(reinterpret_cast<Words>(pairs) << 16) >> 16) + (pairs >> 16);
+    const Shorts inputs = reinterpret_cast<Shorts>(Splat(pair));
+#if defined(__aarch64__)
+    const int16x8_t a = reinterpret_cast<int16x8_t>(w), b = reinterpret_cast<int16x8_t>(inputs);
+    return reinterpret_cast<Ints>(vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
+#else
+    // A weight (at most 255) times either byte of an input fits 16 bits.
+    const Words high = reinterpret_cast<Words>(w * (inputs >> 8));
+    const Words low = reinterpret_cast<Words>(w * (inputs & 255));
+    const Ints high_sums = (reinterpret_cast<Ints>(high << 16) >> 16) + (reinterpret_cast<Ints>(high) >> 16);
+    const Ints low_sums = reinterpret_cast<Ints>((low & 0xffffu) + (low >> 16));
+    return (high_sums << 8) + low_sums;
+#endif
   }
 };
 

@@ -43,7 +43,7 @@ export type WeightSource =
  *   nearest of 255 levels. Floating-point and random sources are rounded to 255 levels with `q8`, and with `q4` to 16
  *   levels between the block's least and largest weight.
  *
- * With `q8` and `q4` inputs are rounded to 8-bit integers in blocks of 32, products of a block are exact integers (the same on
+ * With `q8` and `q4` inputs are rounded to 16-bit integers in blocks of 32, products of a block are exact integers (the same on
  * every instruction set), and the blocks are summed in float32. `cols` must be a multiple of 32.
  */
 export type WeightFormat = 'f32' | 'bf16' | 'q8' | 'q4';
