@@ -14,6 +14,11 @@ describe('kernels-test', () => {
   it('passes on the emulator, threads in three orders', () => {
     const output = execFileSync(program('kernels-emulated-test'), ['--quick'], { encoding: 'utf8' });
     expect(output.match(/^0 of \d+ checks failed/gm)).toHaveLength(3);
+  }, 180_000);
+
+  // Built where the compiler is GCC, whose instrumentation the emulator's checks of memory need.
+  it.skipIf(!existsSync(program('emulator-test')))('runs on an emulator that notices mistakes', () => {
+    expect(execFileSync(program('emulator-test'), { encoding: 'utf8' })).toMatch(/^0 of \d+ mistakes/m);
   });
 
   it.skipIf(!compiled)('was compiled for CUDA; checks the layouts, and the kernels where there is a device', () => {

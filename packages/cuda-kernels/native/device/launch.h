@@ -27,9 +27,7 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
     if (error != cudaSuccess) return error;
   }
 #if defined(MAGICPIG_EMULATE)
-  return emulator::enqueue(stream, [=] {
-    emulator::run_grid(grid, block, shared_bytes, [=] { kernel(arguments...); });
-  });
+  return emulator::launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream, [=] { kernel(arguments...); });
 #else
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();

@@ -5,8 +5,12 @@
 // the order in which the fibers run is a parameter (emulator::set_order), so that a missing barrier shows as a wrong
 // result. Blocks run one after another. Shared memory is poisoned before each block, device memory when it is allocated.
 // Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs
-// only when something waits for the stream, so that a missing event shows too. Under AddressSanitizer every device buffer and
-// the dynamic shared memory have guarded ends.
+// only when something waits for the stream, so that a missing event shows too. Launches obey the limits of the least of the
+// architectures, and barriers and warp operations must be met by all threads at one place in the source.
+//
+// The kernels themselves are compiled so that every access to memory passes through emulator::touch (memory_check.cc): races,
+// reads of shared memory that nobody wrote, accesses past an end and misaligned ones end the program with a sentence. Under
+// AddressSanitizer its own guards do part of this instead.
 #ifndef MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
 #define MAGICPIG_EMULATOR_CUDA_RUNTIME_H_
 
@@ -17,6 +21,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <source_location>
 #include <type_traits>
 
 #define __global__
@@ -24,7 +29,11 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#if defined(__ELF__)  // the linker then says where a section begins and ends
+#define __shared__ static __attribute__((section("magicpig_shared")))
+#else
 #define __shared__ static
+#endif
 #define __align__(n) alignas(n)
 
 // ---- Vector types -----------------------------------------------------------------------------------------------------
@@ -57,11 +66,6 @@ void set_device_memory(size_t bytes);
 void fail_call(unsigned count, int error);
 
 void* dynamic_shared_memory();
-// Whether cp.async lands at once rather than when it is waited for: with Order::kReverse, so that a tile which is overwritten
-// too early shows as well as one which is read too early.
-bool copies_land_at_once();
-// A number that no other block of this process has had.
-uint64_t block_serial();
 // Says what went wrong and where, and aborts.
 [[noreturn]] void die(const char* what);
 
@@ -70,35 +74,34 @@ struct WarpSlots {
   alignas(16) unsigned char in[32][kMaxWarpValue];
   alignas(16) unsigned char out[32][kMaxWarpValue];
 };
+// Where in the source a barrier or a warp operation is: all threads that meet there must have come by the same one.
+using Place = std::source_location;
 // One operation of a whole warp: every lane leaves `in`, the last to arrive runs `body`, every lane leaves with its `out`.
 void warp_collective(const void* in, size_t in_bytes, void* out, size_t out_bytes, void (*body)(WarpSlots&, int argument),
-                     int argument);
+                     int argument, const Place& place);
 unsigned lane();
 void check_full_mask(unsigned mask);
 
 template <typename T>
-T warp_permute(T value, int argument, void (*body)(WarpSlots&, int)) {
+T warp_permute(T value, int argument, void (*body)(WarpSlots&, int), const Place& place) {
   static_assert(sizeof(T) <= kMaxWarpValue && std::is_trivially_copyable_v<T>);
   T result;
-  warp_collective(&value, sizeof(T), &result, sizeof(T), body, argument);
+  warp_collective(&value, sizeof(T), &result, sizeof(T), body, argument, place);
   return result;
 }
 
-// Runs `body` once per thread of the grid.
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// What kernels do to memory, by the running thread or by a `lane` of its warp.
+enum class Touch { kRead, kWrite, kAtomic, kCopyStart, kCopyEnd };  // the last two: of cp.async, to shared memory
+void touch(Touch touch, const void* address, size_t bytes, int lane = -1);
 
 }  // namespace emulator
 
-void __syncthreads();
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
-  emulator::check_full_mask(mask);
-  char nothing = 0;
-  emulator::warp_collective(&nothing, 1, &nothing, 1, [](emulator::WarpSlots&, int) {}, 0);
-}
+void __syncthreads(const emulator::Place& place = emulator::Place::current());
+void __syncwarp(unsigned mask = 0xffffffffu, const emulator::Place& place = emulator::Place::current());
 
 // The lane to read from may differ between lanes, so it travels with the value.
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source) {
+T __shfl_sync(unsigned mask, T value, int source, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_full_mask(mask);
   struct { T value; int source; } in{value, source & 31};
   T out;
@@ -109,19 +112,19 @@ T __shfl_sync(unsigned mask, T value, int source) {
       std::memcpy(&other, slots.in[own.source], sizeof other);
       std::memcpy(slots.out[lane], &other.value, sizeof(T));
     }
-  }, 0);
+  }, 0, place);
   return out;
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes) {
-  return __shfl_sync(mask, value, static_cast<int>(emulator::lane()) ^ lanes);
+T __shfl_xor_sync(unsigned mask, T value, int lanes, const emulator::Place& place = emulator::Place::current()) {
+  return __shfl_sync(mask, value, static_cast<int>(emulator::lane()) ^ lanes, place);
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, const emulator::Place& place = emulator::Place::current()) {
   const int lane = static_cast<int>(emulator::lane());
-  return __shfl_sync(mask, value, lane >= static_cast<int>(delta) ? lane - static_cast<int>(delta) : lane);
+  return __shfl_sync(mask, value, lane >= static_cast<int>(delta) ? lane - static_cast<int>(delta) : lane, place);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+inline unsigned __ballot_sync(unsigned mask, int predicate, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_full_mask(mask);
   return emulator::warp_permute<unsigned>(predicate != 0, 0, [](emulator::WarpSlots& slots, int) {
     unsigned bits = 0;
@@ -131,9 +134,9 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
       bits |= value << lane;
     }
     for (auto& out : slots.out) std::memcpy(out, &bits, sizeof bits);
-  });
+  }, place);
 }
-inline unsigned __match_any_sync(unsigned mask, unsigned value) {
+inline unsigned __match_any_sync(unsigned mask, unsigned value, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_full_mask(mask);
   return emulator::warp_permute<unsigned>(value, 0, [](emulator::WarpSlots& slots, int) {
     for (int lane = 0; lane < 32; ++lane) {
@@ -143,19 +146,21 @@ inline unsigned __match_any_sync(unsigned mask, unsigned value) {
       }
       std::memcpy(slots.out[lane], &peers, sizeof peers);
     }
-  });
+  }, place);
 }
 
 // ---- Intrinsics (threads take turns at barriers only, so plain updates are atomic) ------------------------------------
 
 template <typename T>
-T atomicAdd(T* address, std::type_identity_t<T> value) {
+__attribute__((no_sanitize("thread"))) T atomicAdd(T* address, std::type_identity_t<T> value) {
+  emulator::touch(emulator::Touch::kAtomic, address, sizeof(T));
   const T old = *address;
   *address = old + value;
   return old;
 }
 template <typename T>
-T atomicMax(T* address, std::type_identity_t<T> value) {
+__attribute__((no_sanitize("thread"))) T atomicMax(T* address, std::type_identity_t<T> value) {
+  emulator::touch(emulator::Touch::kAtomic, address, sizeof(T));
   const T old = *address;
   *address = std::max(old, value);
   return old;
@@ -191,6 +196,7 @@ enum cudaError_t : int {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
@@ -263,15 +269,27 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
-template <typename Function>
-cudaError_t cudaFuncSetAttribute(Function*, cudaFuncAttribute, int) {
-  return cudaSuccess;
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+template <typename... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
 namespace emulator {
 
 // Queues `work` behind what `stream` already holds (or adds it to the graph that the stream is capturing).
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+
+// Queues `thread`, run once for each thread of the grid. Refuses what a device would: grids, blocks and shared memory beyond the
+// limits, and more than 48 KiB of the latter without the attribute.
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread);
+
+// The device allocation that `address` lies in or within kGuard bytes of.
+struct Allocation {
+  uintptr_t begin, end;
+};
+constexpr size_t kGuard = 256;
+bool find_allocation(uintptr_t address, Allocation& allocation);
 
 }  // namespace emulator
 

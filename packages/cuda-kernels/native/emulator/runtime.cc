@@ -1,5 +1,5 @@
 // The runtime API of the emulated device: memory, streams, events, graphs. See cuda_runtime.h beside this file.
-#include "cuda_runtime.h"
+#include "machine.h"
 
 #include <chrono>
 #include <cstdio>
@@ -10,6 +10,10 @@
 #include <memory>
 #include <set>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 struct CUgraph_st {
   std::vector<std::function<void()>> work;
@@ -31,7 +35,8 @@ namespace {
 
 size_t device_memory = size_t{8} << 30;
 size_t device_memory_used = 0;
-std::map<void*, size_t> allocations;
+std::map<uintptr_t, size_t> allocations;  // kGuard bytes lie around each
+std::map<const void*, int> dynamic_shared_limits;
 std::set<void*> registered;
 std::vector<CUstream_st*> streams;
 CUstream_st default_stream;
@@ -92,13 +97,41 @@ cudaError_t enqueue(cudaStream_t handle, std::function<void()> work) {
   return cudaSuccess;
 }
 
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  const auto limit = dynamic_shared_limits.find(kernel);
+  const size_t allowed = limit == dynamic_shared_limits.end() ? kSharedBytesUnasked : static_cast<size_t>(limit->second);
+  if (threads == 0 || threads > kMaxThreads || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > kMaxGridX || grid.y > kMaxGridYZ ||
+      grid.z > kMaxGridYZ) {
+    return report(cudaErrorInvalidConfiguration);
+  }
+  if (shared_bytes > std::max(allowed, kSharedBytesUnasked)) return report(cudaErrorInvalidValue);
+  return enqueue(stream, [=, thread = std::move(thread)] { run_grid(grid, block, shared_bytes, thread); });
+}
+
+bool find_allocation(uintptr_t address, Allocation& allocation) {
+  auto next = allocations.upper_bound(address + kGuard);
+  if (next == allocations.begin()) return false;
+  const auto& [begin, bytes] = *--next;
+  allocation = {begin, begin + bytes};
+  return address < allocation.end + kGuard;
+}
+
 }  // namespace emulator
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  RETURN_ON_FAULT();
+  if (value < 0 || static_cast<size_t>(value) > emulator::kSharedBytes) return report(cudaErrorInvalidValue);
+  dynamic_shared_limits[kernel] = value;
+  return cudaSuccess;
+}
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "cudaSuccess";
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady: return "cudaErrorNotReady";
@@ -142,7 +175,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "CPU emulation");
   properties->totalGlobalMem = device_memory;
-  properties->sharedMemPerBlockOptin = 99 * 1024;  // the least of the architectures that the kernels are built for
+  properties->sharedMemPerBlockOptin = emulator::kSharedBytes;
   properties->major = 8;
   properties->multiProcessorCount = 2;
   properties->l2CacheSize = 1 << 20;
@@ -160,26 +193,35 @@ cudaError_t cudaDeviceSynchronize() {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  using emulator::kGuard;
   RETURN_ON_FAULT();
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (bytes > device_memory - device_memory_used || posix_memalign(pointer, 256, bytes) != 0) {
-    *pointer = nullptr;
+  void* memory = nullptr;
+  if (bytes > device_memory - device_memory_used || posix_memalign(&memory, kGuard, bytes + 2 * kGuard) != 0) {
     return report(cudaErrorMemoryAllocation);
   }
-  std::memset(*pointer, 0xff, bytes);
-  allocations[*pointer] = bytes;
+  std::memset(memory, 0xff, bytes + 2 * kGuard);
+  *pointer = static_cast<unsigned char*>(memory) + kGuard;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(memory, kGuard);
+  __asan_poison_memory_region(static_cast<unsigned char*>(*pointer) + bytes, kGuard);
+#endif
+  allocations[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
   device_memory_used += bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
   drain_all();
-  const auto found = allocations.find(pointer);
+  const auto found = allocations.find(reinterpret_cast<uintptr_t>(pointer));
   if (found == allocations.end()) return report(cudaErrorInvalidValue);
   device_memory_used -= found->second;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(static_cast<unsigned char*>(pointer) - emulator::kGuard, found->second + 2 * emulator::kGuard);
+#endif
   allocations.erase(found);
-  std::free(pointer);
+  std::free(static_cast<unsigned char*>(pointer) - emulator::kGuard);
   return sticky_error;
 }
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {

@@ -1,5 +1,5 @@
 // Threads of the emulated device: fibers that take turns at barriers and warp operations. See cuda_runtime.h beside this file.
-#include "cuda_runtime.h"
+#include "machine.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -26,10 +27,10 @@ void emulator::die(const char* what) {
 namespace {
 
 using emulator::die;
+using emulator::kStackBytes;
+using emulator::now;
 
 // ---- Fibers -----------------------------------------------------------------------------------------------------------
-
-constexpr size_t kStackBytes = 256 * 1024;
 
 struct Fiber {
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
@@ -80,8 +81,10 @@ struct Warp {
   emulator::WarpSlots slots;
   unsigned arrived = 0;
   uint64_t generation = 0;
+  uint32_t interval = 0;  // number of its last __syncwarp
   void (*body)(emulator::WarpSlots&, int) = nullptr;
   int argument = 0;
+  uint32_t line = 0, column = 0;  // where the lanes that have arrived are
 };
 
 struct Block {
@@ -91,13 +94,14 @@ struct Block {
   unsigned arrived = 0;
   uint64_t generation = 0;
   const std::function<void()>* body = nullptr;
+  uint32_t line = 0, column = 0;  // where the threads that have arrived are
 };
 
 std::vector<Fiber> fiber_pool;
 Block block;
 Fiber* current = nullptr;
-unsigned char* shared_memory = nullptr;
-uint64_t blocks_run = 0;
+emulator::Range shared_memory{nullptr, 0};
+uint32_t warp_intervals = 0;
 emulator::Order order = emulator::Order::kForward;
 std::mt19937 order_random;
 
@@ -155,6 +159,8 @@ void start(Fiber& fiber) {
 void resume(Fiber& fiber) {
   current = &fiber;
   threadIdx = fiber.index;
+  now.in_kernel = true;
+  now.stack = reinterpret_cast<uintptr_t>(fiber.stack.get());
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&scheduler_asan_stack, fiber.stack.get(), kStackBytes);
 #endif
@@ -167,6 +173,7 @@ void resume(Fiber& fiber) {
   __sanitizer_finish_switch_fiber(scheduler_asan_stack, nullptr, nullptr);
 #endif
   current = nullptr;
+  now.in_kernel = false;
 }
 
 unsigned linear_thread() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
@@ -178,15 +185,20 @@ void wait_for(const uint64_t* generation) {
 }
 
 void run_block(size_t shared_bytes) {
+  using emulator::kGuard;
   std::unique_ptr<unsigned char, void (*)(void*)> shared(nullptr, &std::free);
   if (shared_bytes > 0) {
     void* memory = nullptr;
-    if (posix_memalign(&memory, 128, shared_bytes) != 0) die("out of host memory");
+    if (posix_memalign(&memory, kGuard, shared_bytes + 2 * kGuard) != 0) die("out of host memory");
     shared.reset(static_cast<unsigned char*>(memory));
-    std::memset(memory, 0xff, shared_bytes);  // NaN in every float format
+    std::memset(memory, 0xff, shared_bytes + 2 * kGuard);  // NaN in every float format
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(memory, kGuard);
+    __asan_poison_memory_region(shared.get() + kGuard + shared_bytes, kGuard);
+#endif
   }
-  shared_memory = shared.get();
-  ++blocks_run;
+  shared_memory = {shared ? shared.get() + kGuard : nullptr, shared_bytes};
+  now.block_began = ++now.interval;
   block.running = block.threads;
   block.arrived = 0;
   for (Warp& warp : block.warps) warp.arrived = 0;
@@ -238,13 +250,18 @@ void set_order(Order value, uint32_t seed) {
 }
 
 void* dynamic_shared_memory() {
-  if (shared_memory == nullptr) die("the kernel uses dynamic shared memory but was launched without any");
-  return shared_memory;
+  if (shared_memory.begin == nullptr) die("the kernel uses dynamic shared memory but was launched without any");
+  return shared_memory.begin;
 }
 
-bool copies_land_at_once() { return order == Order::kReverse; }
+Range dynamic_shared_range() { return shared_memory; }
 
-uint64_t block_serial() { return blocks_run; }
+Order current_order() { return order; }
+
+Moment moment(int lane) {
+  const unsigned own = linear_thread();
+  return {now.interval, block.warps[own / 32].interval, lane < 0 ? own : own / 32 * 32 + static_cast<unsigned>(lane)};
+}
 
 unsigned lane() { return linear_thread() % 32; }
 
@@ -253,13 +270,17 @@ void check_full_mask(unsigned mask) {
 }
 
 void warp_collective(const void* in, size_t in_bytes, void* out, size_t out_bytes, void (*body)(WarpSlots&, int),
-                     int argument) {
+                     int argument, const Place& place) {
   if (in_bytes > kMaxWarpValue || out_bytes > kMaxWarpValue) die("a warp operation's value is too large");
   Warp& warp = block.warps[linear_thread() / 32];
   const unsigned own = lane();
-  if (warp.arrived > 0 && (warp.body != body || warp.argument != argument)) die("lanes of a warp meet in different operations");
+  if (warp.arrived > 0 && (warp.body != body || warp.argument != argument || warp.line != place.line() || warp.column != place.column())) {
+    die("lanes of a warp meet in different operations");
+  }
   warp.body = body;
   warp.argument = argument;
+  warp.line = place.line();
+  warp.column = place.column();
   std::memcpy(warp.slots.in[own], in, in_bytes);
   if (++warp.arrived == 32) {
     warp.arrived = 0;
@@ -275,7 +296,8 @@ void warp_collective(const void* in, size_t in_bytes, void* out, size_t out_byte
 
 void run_grid(dim3 grid, dim3 block_shape, size_t shared_bytes, const std::function<void()>& body) {
   const unsigned threads = block_shape.x * block_shape.y * block_shape.z;
-  if (threads == 0 || threads % 32 != 0 || threads > 1024) die("a block must have 32..1024 threads, a multiple of 32");
+  if (threads % 32 != 0) die("only blocks of whole warps are emulated");
+  now.launch_began = now.interval + 1;
   while (fiber_pool.size() < threads) fiber_pool.emplace_back();
   block.threads = threads;
   block.warps.assign(threads / 32, Warp{});
@@ -297,11 +319,22 @@ void run_grid(dim3 grid, dim3 block_shape, size_t shared_bytes, const std::funct
 
 }  // namespace emulator
 
-void __syncthreads() {
+void __syncthreads(const emulator::Place& place) {
+  if (block.arrived > 0 && (block.line != place.line() || block.column != place.column())) die("threads of a block meet at different barriers");
+  block.line = place.line();
+  block.column = place.column();
   if (++block.arrived == block.threads) {
     block.arrived = 0;
     ++block.generation;
+    ++now.interval;
   } else {
     wait_for(&block.generation);
   }
+}
+
+void __syncwarp(unsigned mask, const emulator::Place& place) {
+  emulator::check_full_mask(mask);
+  char nothing = 0;
+  const auto body = [](emulator::WarpSlots&, int) { block.warps[linear_thread() / 32].interval = ++warp_intervals; };
+  emulator::warp_collective(&nothing, 1, &nothing, 1, body, 0, place);
 }

@@ -98,6 +98,8 @@ __global__ void __launch_bounds__(kThreads)
     commit_copies();
   };
   for (int step = 0; step < kStages - 1; ++step) load(step);
+  // The word behind each stream, which code_from_signs reads and shifts out.
+  if (threadIdx.x < kRows) signs[threadIdx.x * kSignWords + steps * (kColumns / 32)] = 0;
 
   // A operands: lane (group, member) holds components 32 s + 4 member .. + 3 and 32 s + 16 + 4 member .. + 3 of vectors
   // `group` and `group + 8` of the warp's 16.
