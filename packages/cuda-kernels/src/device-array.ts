@@ -57,6 +57,7 @@ export class DeviceArray<T extends DType = DType> implements Disposable {
 
   /** Copies `data` to the beginning of this array and waits; work of other streams is not waited for. */
   write(data: HostArray<T>): void {
+    this.device.flush();
     this.#copy(data, true);
   }
 

@@ -13,7 +13,7 @@ import {
 import { Event } from './event.js';
 import { MEMORY_ALLOCATION, type Native, type Result, type Status, SUCCESS } from './native.js';
 import { PinnedArray } from './pinned-array.js';
-import { Stream } from './stream.js';
+import { Stream, type StreamOptions } from './stream.js';
 import { checkInteger } from './validate.js';
 
 /** Options of {@link Device}. */
@@ -66,6 +66,7 @@ export class Device {
   readonly #native: Native;
   readonly #limit: number;
   readonly #resources = new Set<Disposable>();
+  readonly #streams = new Set<Stream>();
   #used = 0;
   #peak = 0;
   #pinned = 0;
@@ -147,7 +148,7 @@ export class Device {
     const array = new DeviceArray(this, dtype, length, address, () => {
       this.#resources.delete(array);
       this.#used -= bytes;
-      if (bytes > 0) this.release(native.free(address));
+      if (bytes > 0) this.#giveBack(() => native.free(address));
     });
     this.#resources.add(array);
     return array;
@@ -184,8 +185,10 @@ export class Device {
     const array = new PinnedArray(this, dtype, hostArray(dtype, length, buffer), pointer, () => {
       this.#resources.delete(array);
       this.#pinned -= bytes;
-      native.detach(buffer);
-      this.release(native.freePinned(pointer));
+      this.#giveBack(() => {
+        native.detach(buffer);
+        return native.freePinned(pointer);
+      });
     });
     this.#resources.add(array);
     return array;
@@ -215,21 +218,28 @@ export class Device {
     const array = new PinnedArray(this, dtype, data, address, () => {
       this.#resources.delete(array);
       this.#pinned -= bytes;
-      this.release(native.unpin(address));
+      this.#giveBack(() => native.unpin(address));
     });
     this.#resources.add(array);
     return array;
   }
 
   /** A queue of work. Streams run beside one another; events order them. */
-  stream(): Stream {
+  stream(options: StreamOptions = {}): Stream {
     const { native } = this;
     const handle = this.value('creating a stream', native.createStream());
-    const stream = new Stream(this, handle, () => {
-      this.#resources.delete(stream);
-      this.release(native.destroyStream(handle));
-    });
+    const stream = new Stream(
+      this,
+      handle,
+      () => {
+        this.#resources.delete(stream);
+        this.#streams.delete(stream);
+        this.release(native.destroyStream(handle));
+      },
+      options,
+    );
     this.#resources.add(stream);
+    this.#streams.add(stream);
     return stream;
   }
 
@@ -248,6 +258,7 @@ export class Device {
 
   /** Waits for everything queued on all streams. */
   synchronize(): void {
+    this.flush();
     this.check('synchronising the device', this.native.synchronizeDevice());
   }
 
@@ -282,6 +293,11 @@ export class Device {
       this.check(`choosing device ${this.properties.index}`, status);
     }
     return native;
+  }
+
+  /** @internal Queues what streams hold back. */
+  flush(): void {
+    for (const stream of this.#streams) stream.flush();
   }
 
   /** @internal Bytes of scratch memory that cuBLASLt wants, one piece for each stream. */
@@ -320,6 +336,12 @@ export class Device {
   value<T>(what: string, result: Result<T>): T {
     this.check(what, result.status);
     return result.value;
+  }
+
+  /** Frees memory, after queueing what is held back and may use it. */
+  #giveBack(free: () => Status): void {
+    if (this.#lost === undefined) for (const stream of this.#streams) stream.settle();
+    this.release(free());
   }
 
   /** @internal After freeing something: a lost device is remembered, but freeing never throws. */

@@ -61,4 +61,4 @@ export {
 } from './kernels/weights.js';
 export { type KvView, kvView, PAGE_TOKENS } from './kv-view.js';
 export { PinnedArray } from './pinned-array.js';
-export { Stream } from './stream.js';
+export { Stream, type StreamOptions } from './stream.js';

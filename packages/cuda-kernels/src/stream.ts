@@ -6,7 +6,17 @@ import type { Event } from './event.js';
 import { Graph } from './graph.js';
 import { type Address, type Native, type Status, SUCCESS } from './native.js';
 import type { PinnedArray } from './pinned-array.js';
+import { Replay } from './replay.js';
 import { checkInteger } from './validate.js';
+
+/** Options of {@link Device.stream}. */
+export interface StreamOptions {
+  /**
+   * Hold work back until an event is recorded or waited for, or {@link Stream.flush}, and replay a stretch of it that comes again
+   * with the same arguments as one CUDA graph. An error of a call is thrown when it is queued. Default false.
+   */
+  replay?: boolean;
+}
 
 /** A queue of work on a device: copies and kernels run in the order in which they were queued. */
 export class Stream implements Disposable {
@@ -15,12 +25,22 @@ export class Stream implements Disposable {
   #free: (() => void) | undefined;
   #capturing = false;
   #cublasLtWorkspace: DeviceArray<'u8'> | undefined;
+  readonly #replay: Replay<Graph> | undefined;
+  /** Of work that had to be queued where nothing may be thrown. */
+  #failure: unknown;
 
   /** @internal Use {@link Device.stream}. */
-  constructor(device: Device, handle: Address, free: () => void) {
+  constructor(device: Device, handle: Address, free: () => void, { replay = false }: StreamOptions = {}) {
     this.device = device;
     this.#handle = handle;
     this.#free = free;
+    if (!replay) return;
+    this.#replay = new Replay<Graph>({
+      call: (what, run) => this.device.check(what, run(this.device.native)),
+      capture: (body) => this.#capture(body),
+      launch: ({ handle }) =>
+        this.device.check('launching a graph', this.device.native.launchGraph(handle, this.#handle)),
+    });
   }
 
   /** Queues a copy of all of `from` to the beginning of `to`; between pinned host memory and the device, or within the device. */
@@ -79,17 +99,17 @@ export class Stream implements Disposable {
 
   /** Puts `event` after what is queued now. */
   record(event: Event): void {
-    this.run('recording an event', (native, stream) => native.recordEvent(event.handle, stream));
+    this.runNow('recording an event', (native, stream) => native.recordEvent(event.handle, stream));
   }
 
   /** What is queued from now on waits for `event` (as it was last recorded); the host does not. */
   wait(event: Event): void {
-    this.run('waiting for an event', (native, stream) => native.waitEvent(stream, event.handle));
+    this.runNow('waiting for an event', (native, stream) => native.waitEvent(stream, event.handle));
   }
 
   /** Blocks the thread until everything queued has run. */
   synchronize(): void {
-    this.run('synchronising a stream', (native, stream) => native.synchronizeStream(stream));
+    this.runNow('synchronising a stream', (native, stream) => native.synchronizeStream(stream));
   }
 
   /**
@@ -99,9 +119,76 @@ export class Stream implements Disposable {
    */
   capture(body: () => void): Graph {
     if (this.#capturing) throw new InvalidArgumentError('This Stream is already capturing.');
+    this.flush();
     // Allocated now if it is going to be: nothing may be allocated while capturing.
     if (this.device.cublasLtWorkspaceBytes > 0) this.cublasLtWorkspace();
-    this.run('beginning a capture', (native, stream) => native.beginCapture(stream));
+    return this.#capture(body);
+  }
+
+  /** Queues all of a captured stretch of work. */
+  launch(graph: Graph): void {
+    if (graph.device !== this.device) throw new InvalidArgumentError('The graph was captured on another Device.');
+    this.runNow('launching a graph', (native, stream) => native.launchGraph(graph.handle, stream));
+  }
+
+  /** Waits for what is queued and frees the stream. */
+  [Symbol.dispose](): void {
+    const free = this.#free;
+    if (free !== undefined) this.settle();
+    this.#free = undefined;
+    this.#replay?.[Symbol.dispose]();
+    this.#cublasLtWorkspace?.[Symbol.dispose]();
+    free?.();
+  }
+
+  /** Queues what is held back; nothing is without {@link StreamOptions.replay}. */
+  flush(): void {
+    if (this.#failure !== undefined) {
+      const failure = this.#failure;
+      this.#failure = undefined;
+      throw failure;
+    }
+    this.#replay?.flush();
+  }
+
+  /** @internal {@link flush} before memory goes away: what it throws is thrown when the stream is used next. */
+  settle(): void {
+    try {
+      this.flush();
+    } catch (error) {
+      this.#failure = error;
+    }
+  }
+
+  /** @internal Queues something, now or when it is due, and throws when that failed. Every call has to queue work and nothing else. */
+  run(what: string, queue: (native: Native, stream: Address) => Status): void {
+    if (this.#replay === undefined || this.#capturing) {
+      this.runNow(what, queue);
+      return;
+    }
+    this.#live();
+    this.#replay.defer(what, (native) => queue(native, this.#handle));
+  }
+
+  /** @internal Queues something after what is held back and throws when that failed. */
+  runNow(what: string, queue: (native: Native, stream: Address) => Status): void {
+    this.#live();
+    if (!this.#capturing) this.flush();
+    this.device.check(what, queue(this.device.native, this.#handle));
+  }
+
+  /** @internal Scratch memory of this stream for cuBLASLt. */
+  cublasLtWorkspace(): Address {
+    this.#cublasLtWorkspace ??= this.device.array('u8', this.device.cublasLtWorkspaceBytes);
+    return this.#cublasLtWorkspace.address;
+  }
+
+  #live(): void {
+    if (this.#free === undefined) throw new DisposedError('This Stream was disposed of.');
+  }
+
+  #capture(body: () => void): Graph {
+    this.device.check('beginning a capture', this.device.native.beginCapture(this.#handle));
     this.#capturing = true;
     const end = () => {
       this.#capturing = false;
@@ -122,32 +209,6 @@ export class Stream implements Disposable {
     });
     this.device.adopt(graph);
     return graph;
-  }
-
-  /** Queues all of a captured stretch of work. */
-  launch(graph: Graph): void {
-    if (graph.device !== this.device) throw new InvalidArgumentError('The graph was captured on another Device.');
-    this.run('launching a graph', (native, stream) => native.launchGraph(graph.handle, stream));
-  }
-
-  /** Waits for what is queued and frees the stream. */
-  [Symbol.dispose](): void {
-    const free = this.#free;
-    this.#free = undefined;
-    this.#cublasLtWorkspace?.[Symbol.dispose]();
-    free?.();
-  }
-
-  /** @internal Queues something and throws when that failed. */
-  run(what: string, queue: (native: Native, stream: Address) => Status): void {
-    if (this.#free === undefined) throw new DisposedError('This Stream was disposed of.');
-    this.device.check(what, queue(this.device.native, this.#handle));
-  }
-
-  /** @internal Scratch memory of this stream for cuBLASLt. */
-  cublasLtWorkspace(): Address {
-    this.#cublasLtWorkspace ??= this.device.array('u8', this.device.cublasLtWorkspaceBytes);
-    return this.#cublasLtWorkspace.address;
   }
 
   #checkCopy(to: DeviceArray | PinnedArray, from: DeviceArray | PinnedArray): void {

@@ -28,6 +28,9 @@ export class FakeNative {
   cublasLt = { open: false, path: '', whyNot: 'the fake has none', workspaceBytes: 0 };
   totalMemory = 1024 * MEGABYTE;
   #next = 0x7f0000000000;
+  /** Calls being captured, and those of each graph. */
+  #capturing: { stream: number; calls: Call[] } | undefined;
+  readonly #graphs = new Map<number, Call[]>();
 
   /** A device over this fake. */
   device(options: Omit<DeviceOptions, 'emulate'> = {}): Device {
@@ -53,12 +56,21 @@ export class FakeNative {
       name === 'kind'
         ? 'cuda'
         : (...args: unknown[]) => {
-            this.calls.push({ name, args });
+            this.#note({ name, args });
             const failure = this.failures.get(name) ?? this.#due(name);
             this.failures.delete(name);
             return this.#answer(name, args, failure ?? 0);
           },
   });
+
+  /** Takes note of a call, or of what a graph repeats. */
+  #note(call: Call): void {
+    const { name, args } = call;
+    if (this.#capturing && args[0] === this.#capturing.stream && name !== 'endCapture')
+      this.#capturing.calls.push(call);
+    else this.calls.push(call);
+    if (name === 'launchGraph') this.calls.push(...(this.#graphs.get(args[0] as number) ?? []));
+  }
 
   /** The status that a call is to fail with, if its turn has come. */
   #due(name: string): Status | undefined {
@@ -103,6 +115,7 @@ export class FakeNative {
       case 'errorText':
         return `text of error ${first}`;
       case 'allocate': {
+        if (this.#capturing) this.problems.push('allocate while capturing');
         const address = status === 0 ? this.#take(first!) : 0;
         if (status === 0) this.allocations.set(address, first!);
         return { status, value: address };
@@ -127,9 +140,19 @@ export class FakeNative {
       case 'createStream':
       case 'createEvent':
         return { status, value: this.#make(name === 'createStream' ? 'stream' : 'event', status) };
-      case 'endCapture':
+      case 'beginCapture':
         this.#alive(first!, 'stream', name);
-        return { status, value: this.#make('graph', status) };
+        if (this.#capturing) this.problems.push('beginCapture while capturing');
+        if (status === 0) this.#capturing = { stream: first!, calls: [] };
+        return status;
+      case 'endCapture': {
+        this.#alive(first!, 'stream', name);
+        if (this.#capturing?.stream !== first) this.problems.push('endCapture of what is not captured');
+        const graph = this.#make('graph', status);
+        if (status === 0) this.#graphs.set(graph, this.#capturing?.calls ?? []);
+        this.#capturing = undefined;
+        return { status, value: graph };
+      }
       case 'elapsed':
         for (const event of args as number[]) this.#alive(event, 'event', name);
         return { status, value: 1.5 };
@@ -155,6 +178,7 @@ export class FakeNative {
       case 'destroyStream':
       case 'destroyEvent':
       case 'destroyGraph':
+        this.#graphs.delete(first!);
         if (!this.handles.delete(first!)) this.problems.push(`${name} of ${first}`);
         return status;
       case 'recordEvent':

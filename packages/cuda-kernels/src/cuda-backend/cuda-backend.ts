@@ -17,6 +17,7 @@ import type { Stream } from '../stream.js';
 import { checkInteger } from '../validate.js';
 import { CudaTensor, ownTensor } from './cuda-tensor.js';
 import { CudaWeight, ownWeight } from './cuda-weight.js';
+import { DeviceClock } from './device-clock.js';
 import { checkSource, packSource, weightKind } from './pack-source.js';
 import type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './types.js';
 import { Upload } from './upload.js';
@@ -47,8 +48,12 @@ export class CudaBackend implements Disposable {
   readonly threads: number;
   readonly pool: object;
   readonly device: Device;
-  /** Queue of all operators. */
+  /** Queue of all operators. What comes again with the same arguments is replayed as a CUDA graph. */
   readonly stream: Stream;
+  /** @internal Measures how long operators run: from {@link embed} on, but for when the host attends, to {@link toHost}. */
+  readonly clock: DeviceClock;
+  /** @internal Milliseconds that the host waited for results. */
+  waited = 0;
   readonly #copied: Event;
   readonly #uploads: {
     tokens: Upload<'i32'>;
@@ -69,12 +74,13 @@ export class CudaBackend implements Disposable {
     this.pool = pool;
     this.threads = checkInteger('threads', threads, 1, 1024);
     try {
-      this.stream = device.stream();
+      this.stream = device.stream({ replay: true });
       this.#copied = device.event();
     } catch (error) {
       device[Symbol.dispose]();
       throw error;
     }
+    this.clock = new DeviceClock(device, this.stream);
     this.#uploads = {
       tokens: new Upload(device, 'i32'),
       indices: new Upload(device, 'i32'),
@@ -165,6 +171,7 @@ export class CudaBackend implements Disposable {
     const rows = tokens.length;
     const to = ownTensor('embed', 'out', out, rows * columns).overwriteF32();
     for (const token of tokens) checkInteger('embed: token', token, 0, matrixRows - 1);
+    this.clock.start();
     const indices = this.#uploads.tokens.put(this.stream, tokens);
     unpackWeight(this.stream, { out: to, weight, indices, rows, columns, matrixRows });
   }
@@ -250,6 +257,15 @@ export class CudaBackend implements Disposable {
     this.#transfer(own.f32(), own.pinned, length);
   }
 
+  /** @internal Waits for all operators. */
+  wait(): void {
+    this.clock.stop();
+    this.stream.record(this.#copied);
+    const start = performance.now();
+    this.#copied.synchronize();
+    this.waited += performance.now() - start;
+  }
+
   /** Frees everything on the device, tensors and weights included. */
   [Symbol.dispose](): void {
     for (const upload of Object.values(this.#uploads)) upload[Symbol.dispose]();
@@ -258,8 +274,7 @@ export class CudaBackend implements Disposable {
 
   #transfer(to: Parameters<Stream['copyMatrix']>[0], from: Parameters<Stream['copyMatrix']>[1], length: number): void {
     this.stream.copyMatrix(to, from, { rows: 1, width: length, toStride: length, fromStride: length });
-    this.stream.record(this.#copied);
-    this.#copied.synchronize();
+    this.wait();
   }
 
   /** x [rows, columns] in bf16, after the norm if there is one. */

@@ -41,8 +41,8 @@ const STEPS = 2;
  */
 export class CudaKvCache implements Disposable {
   readonly pageTokens: number;
-  /** Where the host's time in all steps so far went; what remains of a step is queueing and the model's last product. */
-  readonly times: StepTimes = { wait: 0, append: 0, attend: 0 };
+  /** Of all steps so far. */
+  readonly times: StepTimes = { gpu: 0, transfer: 0, select: 0, attend: 0, idle: 0, wait: 0, append: 0 };
   readonly #options: CudaKvCacheOptions;
   readonly #pool: PagePool;
   readonly #live = new Set<CudaKvSequence>();

@@ -93,6 +93,9 @@ export class CudaKvStep {
       else this.#attendOnDevice(layer, part, tables.pages(layer, i), options.keysRead);
     }
     this.#attendToStatics(layer, options);
+    if (this.#onHost.length === 0) return;
+    stream.flush(); // so that it runs beside the host
+    backend.clock.stop();
   }
 
   /** Completes the layer: waits for what the host attends, attends, and queues the result's way back. */
@@ -110,11 +113,21 @@ export class CudaKvStep {
     if (host !== undefined) this.#toHost.release(layer);
   }
 
-  /** Ends the step: host memory has all keys and values, and the device, where there is room, what the next step attends to exactly. */
+  /**
+   * Ends the step: host memory has all keys and values, and the device, where there is room, what the next step attends to exactly. A
+   * stretch of a prompt has been computed when it returns, so that callers know how long it took.
+   */
   end(): void {
     this.#toHost.receiveAll();
     this.#release();
     for (const wanted of this.#wanted.splice(0)) this.#recall.bringBack(wanted);
+    const { backend, host, times } = this.#context;
+    if (host === undefined && this.#parts.some(({ decodes }) => !decodes)) backend.wait();
+    else backend.clock.stop();
+    times.gpu += backend.clock.take();
+    times.transfer += this.#buffers.transfers?.take() ?? 0;
+    times.idle += backend.waited;
+    backend.waited = 0;
   }
 
   /** Takes the step's tokens off again. */
@@ -128,6 +141,7 @@ export class CudaKvStep {
         for (const layer of part.reloads) sequence.drop(layer);
       }
     }
+    this.#context.backend.clock.abandon();
     this.#toHost.forget();
     this.#release();
   }
@@ -209,6 +223,7 @@ export class CudaKvStep {
       { ...options, ...(own && { logSumExp: own }) },
     );
     times.attend += performance.now() - start;
+    backend.clock.start();
     const out = this.#output!.overwriteF32();
     const copy = (to: DeviceArray<'f32'>, from: PinnedArray<'f32'>, each: number) => {
       const [offset, size] = [part.row * each, part.rows * each];

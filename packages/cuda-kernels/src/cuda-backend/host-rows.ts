@@ -24,11 +24,12 @@ export class HostRows {
    */
   send(layer: number, qkv: DeviceArray<'f32'>, queries: (part: StepPart) => boolean): void {
     const { backend, queryHeads, kvHeads, headDim } = this.#context;
-    const { copies, computed, rows } = this.#buffers;
+    const { copies, computed, rows, transfers } = this.#buffers;
     const { pinned, arrived } = rows[layer % RING]!;
+    backend.stream.record(computed); // and the device is at work
     for (const earlier of this.#travelling.filter((each) => each % RING === layer % RING)) this.receive(earlier);
-    backend.stream.record(computed);
     copies.wait(computed);
+    transfers!.start();
     const stride = (queryHeads + 2 * kvHeads) * headDim;
     for (const part of this.#parts) {
       const skip = queries(part) ? 0 : queryHeads * headDim;
@@ -36,6 +37,7 @@ export class HostRows {
       const strides = { toStride: stride, fromStride: stride, toOffset: offset, fromOffset: offset };
       copies.copyMatrix(pinned, qkv, { rows: part.rows, width: stride - skip, ...strides });
     }
+    transfers!.stop();
     copies.record(arrived);
     this.#travelling.push(layer);
   }
@@ -48,6 +50,7 @@ export class HostRows {
     arrived.synchronize();
     const there = performance.now();
     times.wait += there - start;
+    times.idle += there - start;
     const stride = (queryHeads + 2 * kvHeads) * headDim;
     for (const part of this.#parts) {
       const keys = { data: pinned.host, offset: part.row * stride + queryHeads * headDim, stride };
@@ -70,10 +73,12 @@ export class HostRows {
 
   /** What comes after on the stream may write where the layer's rows are read from. */
   release(layer: number): void {
-    this.#context.backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
+    if (this.#travelling.includes(layer)) this.#context.backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
   }
 
+  /** What is under way is not to be received. */
   forget(): void {
+    this.#buffers.transfers?.abandon();
     this.#travelling = [];
   }
 }

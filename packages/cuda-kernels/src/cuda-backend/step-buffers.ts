@@ -4,6 +4,7 @@ import { attentionDecodeWorkspace, type DecodeSizes } from '../kernels/attention
 import type { PinnedArray } from '../pinned-array.js';
 import type { Stream } from '../stream.js';
 import type { CudaBackend } from './cuda-backend.js';
+import { DeviceClock } from './device-clock.js';
 import { STRETCH_TOKENS } from './key-loader.js';
 import { Upload } from './upload.js';
 
@@ -32,6 +33,8 @@ export class StepBuffers implements Disposable {
   readonly reloads: Upload<'i32'>;
   /** Transfers to and from host memory, beside what is computed. */
   readonly copies: Stream;
+  /** Measures those of rows to host memory. */
+  readonly transfers: DeviceClock | undefined;
   /** What has to be on its way is computed. */
   readonly computed: Event;
   /** Each [R, (Hq + 2 Hkv) d], rows on their way to host memory; `arrived` follows the copies. */
@@ -65,6 +68,7 @@ export class StepBuffers implements Disposable {
       this.copies = own(device.stream());
       this.computed = own(device.event());
       if (shape.host === undefined) return;
+      this.transfers = own(new DeviceClock(device, this.copies));
       this.statics = own(new Upload(device, 'i32'));
       this.sampled = own(device.pinned('f32', maxRows * queryHeads));
       const width = (queryHeads + 2 * kvHeads) * headDim;

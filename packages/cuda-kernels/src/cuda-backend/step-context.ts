@@ -44,12 +44,18 @@ export interface AttentionTensors {
   output: Tensor;
 }
 
-/** Where the host's time in steps went, in milliseconds. */
+/** Where the time of steps went, in milliseconds. Device and host work beside one another: the sum may be more than the time. */
 export interface StepTimes {
-  /** Waiting for the device and for what is on its way from it. */
-  wait: number;
-  /** Writing keys and values into host memory. */
-  append: number;
-  /** Selecting keys and attending to them there. */
+  /** The device computed: operators and its own attention, by its own clock. */
+  gpu: number;
+  /** Rows were on their way to host memory, by the device's clock. */
+  transfer: number;
+  /** Choosing keys apart from attending to them; 0, since the host does both at once. */
+  select: number;
+  /** The host attended to keys. */
   attend: number;
+  /** The host waited for the device. */
+  idle: number;
+  wait: number;
+  append: number;
 }

@@ -66,7 +66,8 @@ export function linear(
     return;
   }
   const workspace = stream.cublasLtWorkspace();
-  stream.run('linear', (native, queue) => {
+  // What it answers decides what is called: that cannot be held back.
+  stream.runNow('linear', (native, queue) => {
     if (bias !== 0) {
       const status = native.addBias(queue, out, bias, rows, outputs, accumulate);
       if (status !== 0) return status;
