@@ -62,56 +62,26 @@ struct V8 {
   }
 };
 
-// Unsigned bytes times 16-bit integers, which vpmaddwd multiplies exactly.
 struct Q8 {
   using V = V8;
   static constexpr int kRows = 3;
 
   using Ints = __m256i;
-  struct Bytes {
-    __m256i even, odd;
-  };
+  using Weights = QuantWeights<V8>::Shorts;
 
   static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
   static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
-  static Bytes Load(const std::byte* p) {
-    const __m256i bytes = Vector(p);
-    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
-  }
-  static Bytes LoadLow(const std::byte* p) {
-    const __m256i bytes = Vector(p);
-    const __m256i four_bits = _mm256_set1_epi16(15);
-    return {_mm256_and_si256(bytes, four_bits), _mm256_and_si256(_mm256_srli_epi16(bytes, 8), four_bits)};
-  }
-  static Bytes LoadHigh(const std::byte* p) {
-    const __m256i bytes = Vector(p);
-    return {_mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi16(15)), _mm256_srli_epi16(bytes, 12)};
-  }
-  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
-    const Bytes low = i % 2 == 0 ? LoadLow(nibbles) : LoadHigh(nibbles);
-    // Bits 2i and 2i + 1 of each byte, moved to bits 4 and 5.
-    const __m256i both = Vector(pairs);
-    const __m256i even = i < 2 ? _mm256_slli_epi16(both, 4 - 2 * i) : _mm256_srli_epi16(both, 2 * i - 4);
-    const __m256i odd = _mm256_srli_epi16(both, 4 + 2 * i);
-    const __m256i bits = _mm256_set1_epi16(0x30);
-    return {_mm256_or_si256(low.even, _mm256_and_si256(even, bits)), _mm256_or_si256(low.odd, _mm256_and_si256(odd, bits))};
-  }
-  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) {
-    int even, odd;
-    memcpy(&even, x.even, sizeof even);
-    memcpy(&odd, x.odd, sizeof odd);
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w.even, _mm256_set1_epi32(even)));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(w.odd, _mm256_set1_epi32(odd)));
+  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+    int pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(reinterpret_cast<__m256i>(w), _mm256_set1_epi32(pair)));
   }
   static Ints Opaque(Ints x) {
     asm volatile("" : "+x"(x));
     return x;
   }
-
- private:
-  static __m256i Vector(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 };
 
 }  // namespace

@@ -23,25 +23,20 @@ void PackPairs(const float* x, size_t stride, int rows, size_t cols, const float
 
 template <int kRows>
 void MultiplyPairs(const uint32_t* tile, const PanelPart& part, float* sums) {
-  const uint16_t* panel = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel;
-  __m512 acc[kRows][2];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < 2; ++v) {
-      acc[r][v] = part.first > 0 ? _mm512_loadu_ps(sums + r * kPanel + v * 16) : _mm512_setzero_ps();
+  constexpr int kVectors = kPanel / V16::kLanes;
+  ForOutputs<V16, kRows, kVectors>(part, sums, [&](V16(&acc)[kRows][kVectors], size_t) {
+    const uint32_t* x = tile;
+    const uint16_t* w = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel;
+    for (size_t k = 0; k < part.count; k += 2, x += kRows, w += 2 * kPanel) {
+      const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w));
+      const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + kPanel));
+      for (int r = 0; r < kRows; ++r) {
+        const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r])));
+        acc[r][0].v = _mm512_dpbf16_ps(acc[r][0].v, w0, input);
+        acc[r][1].v = _mm512_dpbf16_ps(acc[r][1].v, w1, input);
+      }
     }
-  }
-  for (size_t k = 0; k < part.count; k += 2, tile += kRows, panel += 2 * kPanel) {
-    const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel));
-    const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + kPanel));
-    for (int r = 0; r < kRows; ++r) {
-      const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(tile[r])));
-      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], w0, input);
-      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], w1, input);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < 2; ++v) _mm512_storeu_ps(sums + r * kPanel + v * 16, acc[r][v]);
-  }
+  });
 }
 
 void MultiplyPairs(const std::byte* tile, int rows, const PanelPart& part, float* sums) {

@@ -9,9 +9,7 @@
 // and, for quantised weights, over Q, which multiplies integers:
 //   Q::V, Q::kRows; Q::RoundToInt16 (as cpu::RoundToInt16 in pack_inputs.h)
 //   Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n), Q::ToFloat(i), Q::Opaque(i)
-//   Q::Bytes (V's lanes by four unsigned bytes), Q::Load(p), Q::LoadLow(p), Q::LoadHigh(p) (nibbles),
-//   Q::LoadSix(nibbles, pairs, i): six bits, of group i of the four that share the pairs
-//   Q::Dot(i, bytes, input) = i + the dot product of four bytes and four inputs, exactly
+//   Q::Dot(i, weights, inputs) = i + the dot products of two unsigned bytes, held as 16-bit integers, and two inputs, exactly
 #ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
 #define MAGICPIG_CPU_KERNELS_GENERIC_H_
 

@@ -87,10 +87,7 @@ struct Q4 {
   static constexpr int kRows = 2;
 
   typedef int32_t Ints __attribute__((vector_size(16)));
-  typedef int16_t Shorts __attribute__((vector_size(16)));
-  struct Bytes {
-    Shorts even, odd;
-  };
+  using Weights = QuantWeights<V4>::Shorts;
 
   static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) {
@@ -99,15 +96,23 @@ struct Q4 {
   }
   static Ints ShiftLeft(Ints x, int n) { return x << n; }
   static V4 ToFloat(Ints x) { return {__builtin_convertvector(x, V4::Lanes)}; }
-  static Bytes Load(const std::byte* p) { return Split(Vector(p)); }
-  static Bytes LoadLow(const std::byte* p) { return Split(Vector(p) & 0x0f0f0f0fu); }
-  static Bytes LoadHigh(const std::byte* p) { return Split(Vector(p) >> 4 & 0x0f0f0f0fu); }
-  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
-    const Words low = Vector(nibbles) >> (4 * (i % 2)) & 0x0f0f0f0fu;
-    const Words high = Vector(pairs) >> (2 * i) & 0x03030303u;
-    return Split(low | high << 4);
+  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+#if defined(__aarch64__)
+    const int16x8_t a = reinterpret_cast<int16x8_t>(w), b = reinterpret_cast<int16x8_t>(Splat(pair));
+    const int32x4_t sums = vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+    return sum + reinterpret_cast<Ints>(sums);
+#else
+    // A weight (at most 255) times either byte of an input fits 16 bits.
+    typedef int16_t Inputs __attribute__((vector_size(16)));
+    const Inputs inputs = reinterpret_cast<Inputs>(Splat(pair));
+    const Ints high = reinterpret_cast<Ints>(reinterpret_cast<Inputs>(w) * (inputs >> 8));
+    const Words low = reinterpret_cast<Words>(w * reinterpret_cast<Weights>(inputs & 255));
+    const Ints high_sums = (reinterpret_cast<Ints>(reinterpret_cast<Words>(high) << 16) >> 16) + (high >> 16);
+    return sum + (high_sums << 8) + reinterpret_cast<Ints>((low & 0xffffu) + (low >> 16));
+#endif
   }
-  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) { return sum + Dot(w.even, x.even) + Dot(w.odd, x.odd); }
   static Ints Opaque(Ints x) {
     const V4 opaque = V4::Opaque({reinterpret_cast<V4::Lanes>(x)});
     return reinterpret_cast<Ints>(opaque.v);
@@ -115,32 +120,6 @@ struct Q4 {
 
  private:
   typedef uint32_t Words __attribute__((vector_size(16)));
-
-  static Words Vector(const std::byte* p) {
-    Words words;
-    memcpy(&words, p, sizeof words);
-    return words;
-  }
-  static Bytes Split(Words w) {
-    return {reinterpret_cast<Shorts>(w & 0x00ff00ffu), reinterpret_cast<Shorts>(w >> 8 & 0x00ff00ffu)};
-  }
-  // Of each lane, the dot product of two weights and two inputs.
-  static Ints Dot(Shorts w, const int16_t (&x)[2]) {
-    int32_t pair;
-    memcpy(&pair, x, sizeof pair);
-    const Shorts inputs = reinterpret_cast<Shorts>(Splat(pair));
-#if defined(__aarch64__)
-    const int16x8_t a = reinterpret_cast<int16x8_t>(w), b = reinterpret_cast<int16x8_t>(inputs);
-    return reinterpret_cast<Ints>(vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
-#else
-    // A weight (at most 255) times either byte of an input fits 16 bits.
-    const Words high = reinterpret_cast<Words>(w * (inputs >> 8));
-    const Words low = reinterpret_cast<Words>(w * (inputs & 255));
-    const Ints high_sums = (reinterpret_cast<Ints>(high << 16) >> 16) + (reinterpret_cast<Ints>(high) >> 16);
-    const Ints low_sums = reinterpret_cast<Ints>((low & 0xffffu) + (low >> 16));
-    return (high_sums << 8) + low_sums;
-#endif
-  }
 };
 
 }  // namespace

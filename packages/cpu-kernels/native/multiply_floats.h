@@ -2,7 +2,7 @@
 #ifndef MAGICPIG_CPU_MULTIPLY_FLOATS_H_
 #define MAGICPIG_CPU_MULTIPLY_FLOATS_H_
 
-#include "tile_rows.h"
+#include "tiles.h"
 
 namespace magicpig::cpu {
 namespace {
@@ -15,67 +15,45 @@ constexpr int TileVectors(int rows) {
   return vectors;
 }
 
+// acc[r] += weights x[r].
+template <typename V, int kRows, int kVectors>
+inline void MulAddRows(V (&acc)[kRows][kVectors], const V (&weights)[kVectors], const float* x) {
+  for (int r = 0; r < kRows; ++r) {
+    const V input = V::Broadcast(x[r]);
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
+  }
+}
+
 // float32 weights.
 template <typename V, int kRows>
 void MultiplyF32(const float* tile, const PanelPart& part, float* sums) {
-  const float* panel = reinterpret_cast<const float*>(part.panel) + part.first * kPanel;
-  constexpr size_t n = V::kLanes;
-  constexpr int vectors = TileVectors<V>(kRows);
-  for (size_t first = 0; first < kPanel; first += n * vectors) {
-    V acc[kRows][vectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) {
-        acc[r][v] = part.first > 0 ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
-      }
-    }
+  constexpr int kVectors = TileVectors<V>(kRows);
+  ForOutputs<V, kRows, kVectors>(part, sums, [&](V(&acc)[kRows][kVectors], size_t first) {
     const float* x = tile;
-    const float* w = panel + first;
+    const float* w = reinterpret_cast<const float*>(part.panel) + part.first * kPanel + first;
     for (size_t k = 0; k < part.count; ++k, x += kRows, w += kPanel) {
-      V weights[vectors];
-      for (int v = 0; v < vectors; ++v) weights[v] = V::Load(w + v * n);
-      for (int r = 0; r < kRows; ++r) {
-        const V input = V::Broadcast(x[r]);
-        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
-      }
+      V weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) weights[v] = V::Load(w + v * V::kLanes);
+      MulAddRows(acc, weights, x);
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + first + v * n);
-    }
-  }
+  });
 }
 
 // bfloat16 weights widened to float32, for processors that do not multiply bfloat16.
 template <typename V, int kRows>
 void MultiplyBf16(const float* tile, const PanelPart& part, float* sums) {
-  const uint16_t* panel = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel;
-  constexpr size_t n = V::kLanes;
-  constexpr int vectors = TileVectors<V>(kRows);
-  for (size_t first = 0; first < kPanel; first += n * vectors) {
-    V acc[kRows][vectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) {
-        acc[r][v] = part.first > 0 ? V::Load(sums + r * kPanel + first + v * n) : V::Broadcast(0);
-      }
-    }
+  constexpr int kVectors = TileVectors<V>(kRows);
+  ForOutputs<V, kRows, kVectors>(part, sums, [&](V(&acc)[kRows][kVectors], size_t first) {
     const float* x = tile;
-    const uint16_t* w = panel + 2 * first;
+    const uint16_t* w = reinterpret_cast<const uint16_t*>(part.panel) + part.first * kPanel + 2 * first;
     for (size_t k = 0; k < part.count; k += 2, x += 2 * kRows, w += 2 * kPanel) {
-      V weights[vectors];
-      for (int v = 0; v < vectors; ++v) weights[v] = V::Even(w + 2 * v * n);
-      for (int r = 0; r < kRows; ++r) {
-        const V input = V::Broadcast(x[r]);
-        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
-      }
-      for (int v = 0; v < vectors; ++v) weights[v] = V::Odd(w + 2 * v * n);
-      for (int r = 0; r < kRows; ++r) {
-        const V input = V::Broadcast(x[kRows + r]);
-        for (int v = 0; v < vectors; ++v) acc[r][v] = V::MulAdd(weights[v], input, acc[r][v]);
-      }
+      V weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) weights[v] = V::Even(w + 2 * v * V::kLanes);
+      MulAddRows(acc, weights, x);
+      for (int v = 0; v < kVectors; ++v) weights[v] = V::Odd(w + 2 * v * V::kLanes);
+      MulAddRows(acc, weights, x + kRows);
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) acc[r][v].Store(sums + r * kPanel + first + v * n);
-    }
-  }
+  });
 }
 
 template <typename V>

@@ -2,10 +2,42 @@
 #ifndef MAGICPIG_CPU_MULTIPLY_QUANTISED_H_
 #define MAGICPIG_CPU_MULTIPLY_QUANTISED_H_
 
-#include "tile_rows.h"
+#include <string.h>
+
+#include "tiles.h"
 
 namespace magicpig::cpu {
 namespace {
+
+// Four quantised weights of each of V's outputs as 16-bit integers: first and third, second and fourth.
+template <typename V>
+struct QuantWeights {
+  typedef uint16_t Shorts __attribute__((vector_size(4 * V::kLanes)));
+  Shorts even, odd;
+
+  static QuantWeights Bytes(const std::byte* p) {
+    const Shorts pairs = Load(p);
+    return {pairs & 255, pairs >> 8};
+  }
+  // The low or the high four bits of each byte.
+  static QuantWeights Nibbles(const std::byte* p, int half) {
+    const Shorts pairs = Load(p) >> (4 * half);
+    return {pairs & 15, pairs >> 8 & 15};
+  }
+  // Six bits, of group i of the four that share the pairs of bits.
+  static QuantWeights Six(const std::byte* nibbles, const std::byte* pairs, int i) {
+    const QuantWeights low = Nibbles(nibbles, i % 2);
+    const Shorts high = Load(pairs) >> (2 * i);
+    return {low.even | (high & 3) << 4, low.odd | (high >> 8 & 3) << 4};
+  }
+
+ private:
+  static Shorts Load(const std::byte* p) {
+    Shorts pairs;
+    memcpy(&pairs, p, sizeof pairs);
+    return pairs;
+  }
+};
 
 // Adds to the sums what the inputs of part kPart of kParts of a block make: a scale each.
 template <typename Q, int kRows, PanelFormat kFormat, int kPart, int kParts, int kVectors>
@@ -28,15 +60,18 @@ inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs,
   for (int group = 8 / kParts * kPart; group < 8 / kParts * (kPart + 1); ++group) {
     for (int v = 0; v < kVectors; ++v) {
       const std::byte* bytes = block + v * 4 * n + (kFormat == PanelFormat::kQ8 ? group : group / 2) * kGroupBytes;
-      typename Q::Bytes weights;
+      QuantWeights<V> weights;
       if constexpr (kFormat == PanelFormat::kQ8) {
-        weights = Q::Load(bytes);
+        weights = QuantWeights<V>::Bytes(bytes);
       } else if constexpr (kFormat == PanelFormat::kQ6) {
-        weights = Q::LoadSix(bytes, block + v * 4 * n + (4 + kPart) * kGroupBytes, group % 4);
+        weights = QuantWeights<V>::Six(bytes, block + v * 4 * n + (4 + kPart) * kGroupBytes, group % 4);
       } else {
-        weights = group % 2 == 0 ? Q::LoadLow(bytes) : Q::LoadHigh(bytes);
+        weights = QuantWeights<V>::Nibbles(bytes, group % 2);
       }
-      for (int r = 0; r < kRows; ++r) dots[r][v] = Q::Dot(dots[r][v], weights, inputs[group * kRows + r]);
+      for (int r = 0; r < kRows; ++r) {
+        const QuantInputs& input = inputs[group * kRows + r];
+        dots[r][v] = Q::Dot(Q::Dot(dots[r][v], weights.even, input.even), weights.odd, input.odd);
+      }
     }
   }
   constexpr size_t kScales = QuantBlockBytes(kFormat) - 2 * kHalfPanel * (kMin ? 2 : kParts);
@@ -58,39 +93,24 @@ inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs,
 template <typename Q, int kRows, PanelFormat kFormat>
 void MultiplyQuantised(const std::byte* tile, const PanelPart& part, float* sums) {
   using V = typename Q::V;
-  constexpr size_t n = V::kLanes;
-  constexpr int vectors = kHalfPanel / n;
-  for (size_t half = 0; half < 2; ++half) {
-    float* const half_sums = sums + half * kHalfPanel;
-    V acc[kRows][vectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) {
-        acc[r][v] = part.first > 0 ? V::Load(half_sums + r * kPanel + v * n) : V::Broadcast(0);
-      }
-    }
+  constexpr int kVectors = kHalfPanel / V::kLanes;
+  ForOutputs<V, kRows, kVectors>(part, sums, [&](V(&acc)[kRows][kVectors], size_t first) {
     const std::byte* x = tile;
-    const std::byte* panel =
-        part.panel + (half * part.cols + part.first) / kQuantBlock * QuantBlockBytes(kFormat);
-    for (size_t k = 0; k < part.count; k += kQuantBlock) {
+    const std::byte* block =
+        part.panel + (first / kHalfPanel * part.cols + part.first) / kQuantBlock * QuantBlockBytes(kFormat);
+    for (size_t k = 0; k < part.count; k += kQuantBlock, block += QuantBlockBytes(kFormat)) {
       const auto* inputs = reinterpret_cast<const QuantInputs*>(x);
       x += 8 * kRows * sizeof(QuantInputs);
       const auto* scales = reinterpret_cast<const QuantScale*>(x);
       x += kRows * sizeof(QuantScale);
-      const auto multiply = [&]<int kPart, int kParts>() {
-        MultiplyBlockPart<Q, kRows, kFormat, kPart, kParts>(panel, inputs, scales, acc);
-      };
       if constexpr (kFormat == PanelFormat::kQ6) {
-        multiply.template operator()<0, 2>();
-        multiply.template operator()<1, 2>();
+        MultiplyBlockPart<Q, kRows, kFormat, 0, 2>(block, inputs, scales, acc);
+        MultiplyBlockPart<Q, kRows, kFormat, 1, 2>(block, inputs, scales, acc);
       } else {
-        multiply.template operator()<0, 1>();
+        MultiplyBlockPart<Q, kRows, kFormat, 0, 1>(block, inputs, scales, acc);
       }
-      panel += QuantBlockBytes(kFormat);
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < vectors; ++v) acc[r][v].Store(half_sums + r * kPanel + v * n);
-    }
-  }
+  });
 }
 
 template <typename Q, PanelFormat kFormat>

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels.h"
+#include "multiply_quantised.h"
 
 namespace magicpig::cpu {
 namespace {
@@ -27,7 +28,7 @@ uint64_t PeakInt16(size_t iterations) {
   alignas(64) static constexpr std::byte kBytes[64] = {};
   const std::byte* unknown = kBytes;
   asm volatile("" : "+r"(unknown));
-  const typename Q::Bytes bytes = Q::Load(unknown);
+  const auto weights = QuantWeights<typename Q::V>::Bytes(unknown);
   typename Q::Ints sums[kSums];
   QuantInputs inputs[kSums];
   for (int16_t i = 0; i < kSums; ++i) inputs[i] = {{i, i}, {i, i}};
@@ -36,7 +37,9 @@ uint64_t PeakInt16(size_t iterations) {
     const QuantInputs* changing = inputs;
     asm volatile("" : "+r"(changing));  // may point anywhere now: no part of a product moves out of the loop
 #pragma GCC unroll 8
-    for (int j = 0; j < kSums; ++j) sums[j] = Q::Opaque(Q::Dot(sums[j], bytes, changing[j]));
+    for (int j = 0; j < kSums; ++j) {
+      sums[j] = Q::Opaque(Q::Dot(Q::Dot(sums[j], weights.even, changing[j].even), weights.odd, changing[j].odd));
+    }
   }
   return iterations * kSums * Q::V::kLanes * 4 * 2;
 }

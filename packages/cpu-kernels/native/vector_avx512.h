@@ -52,15 +52,13 @@ struct V16 {
   static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 };
 
-// Integers without VNNI; unsigned bytes times 16-bit integers, which vpmaddwd multiplies exactly.
+// Integers without VNNI.
 struct Q16 {
   using V = V16;
   static constexpr int kRows = 10;
 
   using Ints = __m512i;
-  struct Bytes {
-    __m512i even, odd;
-  };
+  using Weights = QuantWeights<V16>::Shorts;
 
   static int32_t RoundToInt16(const float* values, float inverse, int16_t* q) {
     const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(inverse)));
@@ -70,34 +68,10 @@ struct Q16 {
   static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
   static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
-  static Bytes Load(const std::byte* p) {
-    const __m512i bytes = _mm512_loadu_si512(p);
-    return {_mm512_and_si512(bytes, _mm512_set1_epi16(255)), _mm512_srli_epi16(bytes, 8)};
-  }
-  static Bytes LoadLow(const std::byte* p) {
-    const __m512i bytes = _mm512_loadu_si512(p);
-    const __m512i four_bits = _mm512_set1_epi16(15);
-    return {_mm512_and_si512(bytes, four_bits), _mm512_and_si512(_mm512_srli_epi16(bytes, 8), four_bits)};
-  }
-  static Bytes LoadHigh(const std::byte* p) {
-    const __m512i bytes = _mm512_loadu_si512(p);
-    return {_mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi16(15)), _mm512_srli_epi16(bytes, 12)};
-  }
-  static Bytes LoadSix(const std::byte* nibbles, const std::byte* pairs, int i) {
-    const Bytes low = i % 2 == 0 ? LoadLow(nibbles) : LoadHigh(nibbles);
-    // Bits 2i and 2i + 1 of each byte, moved to bits 4 and 5.
-    const __m512i both = _mm512_loadu_si512(pairs);
-    const __m512i even = i < 2 ? _mm512_slli_epi16(both, 4 - 2 * i) : _mm512_srli_epi16(both, 2 * i - 4);
-    const __m512i odd = _mm512_srli_epi16(both, 4 + 2 * i);
-    const __m512i bits = _mm512_set1_epi16(0x30);
-    return {_mm512_or_si512(low.even, _mm512_and_si512(even, bits)), _mm512_or_si512(low.odd, _mm512_and_si512(odd, bits))};
-  }
-  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) {
-    int even, odd;
-    memcpy(&even, x.even, sizeof even);
-    memcpy(&odd, x.odd, sizeof odd);
-    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(w.even, _mm512_set1_epi32(even)));
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(w.odd, _mm512_set1_epi32(odd)));
+  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+    int pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(reinterpret_cast<__m512i>(w), _mm512_set1_epi32(pair)));
   }
   static Ints Opaque(Ints x) {
     asm volatile("" : "+v"(x));

@@ -12,9 +12,8 @@ struct QVnni : Q16 {
 
   // With the input broadcast from memory as part of the instruction, which compilers do not make of the intrinsics: a register
   // more for sums.
-  static Ints Dot(Ints sum, Bytes w, const QuantInputs& x) {
-    asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w.even), "m"(x.even));
-    asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w.odd), "m"(x.odd));
+  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+    asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(x));
     return sum;
   }
 };
