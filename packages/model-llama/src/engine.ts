@@ -12,14 +12,11 @@ import { Sampler } from './sampler.js';
 import { type ScheduledEntry, Scheduler } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
 import type { Snapshots } from './snapshots.js';
-import { MOST_PREFILL_TOKENS, StepPace } from './step-pace.js';
+import { MOST_PREFILL_TOKENS, pairsOf, StepPace, type Work } from './step-pace.js';
 import { StopStrings } from './stop-strings.js';
 
 /** A step's time while nobody waits for a next token: how late an abort or a new request is seen, at most. */
 const LONE_STEP_MS = 1000;
-
-/** Part of a step's time that its work is measured out for: the clock of a busy machine does not run evenly. */
-const AIM = 0.8;
 
 /**
  * A request that does not say how many tokens it wants gets memory for so many, and for more as long as that is not more than
@@ -72,7 +69,7 @@ export class Engine implements Disposable {
     this.#memory = new Memory({ cache, maxBytes, reuse, snapshots });
     const fits = this.#memory.fits.bind(this.#memory);
     this.#scheduler = new Scheduler({ maxSequences, maxQueue, fits });
-    this.#pace = new StepPace(operationsPerToken(options.llama.config));
+    this.#pace = new StepPace(operationsOf(options.llama.config));
   }
 
   /** Rows of a step at most, for the size of a {@link Llama}'s activations. */
@@ -164,8 +161,8 @@ export class Engine implements Disposable {
     // Those that begin alike go on from what one of them has computed.
     const prefilling = running.filter((sequence) => sequence.prefilling);
     if (prefilling.length > 1) for (const one of prefilling) this.#guard(one, () => this.#memory.catchUp(one));
-    const left = begin + AIM * stepMs - performance.now();
-    const entries = this.#scheduler.schedule(this.#pace.prefillTokens(left, decoding));
+    const left = begin + stepMs - performance.now();
+    const entries = this.#scheduler.schedule(this.#pace.prefill(left, decoding));
     if (entries.length > 0) this.#run(entries);
     return !this.#scheduler.idle;
   }
@@ -227,12 +224,12 @@ export class Engine implements Disposable {
   #prepare(stepMs: number): void {
     const behind = this.#scheduler.running.filter(({ unprepared }) => unprepared);
     // The other half of the time is for the forward pass.
-    const keys = this.#pace.indexKeys((AIM * stepMs) / 2 / behind.length);
+    const keys = this.#pace.indexKeys(stepMs / 2 / behind.length);
     for (const sequence of behind) {
       const begin = performance.now();
       this.#guard(sequence, () => sequence.memory!.attention.prepare(keys));
       // What was left to do may have been less than allowed.
-      if (sequence.unprepared) this.#pace.indexed(keys, performance.now() - begin);
+      if (sequence.unprepared) this.#pace.took({ indexKeys: keys }, performance.now() - begin);
     }
   }
 
@@ -240,8 +237,7 @@ export class Engine implements Disposable {
     const begin = performance.now();
     for (const { sequence } of entries)
       if (!sequence.prefilling && sequence.decoding === 0) this.#decodes(sequence, begin);
-    const decoded = entries.filter(({ sequence }) => !sequence.prefilling).length;
-    const rows = entries.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const work = workOf(entries);
     const wanted = entries.map(({ sequence, tokens }) => logitsOf(sequence, tokens.length));
     let result: ForwardResult;
     try {
@@ -261,7 +257,7 @@ export class Engine implements Disposable {
       else this.#fail(entries[0]!.sequence, error);
       return;
     }
-    this.#pace.stepped(rows - decoded, decoded, performance.now() - begin);
+    this.#pace.took(work, performance.now() - begin);
     let next = 0;
     for (const [i, { sequence, tokens }] of entries.entries()) {
       const count = { none: 0, last: 1, all: tokens.length }[wanted[i]!];
@@ -375,10 +371,23 @@ function logitsOf({ recorder, prompt, cached }: Sequence, rows: number): 'none' 
   return end < prompt.length ? 'none' : 'last';
 }
 
-/** Multiplications and additions of a token's matrix products, but for the output matrix. */
-function operationsPerToken(config: LlamaConfig): number {
-  const { layers, hiddenSize, intermediateSize, queryHeads, kvHeads, headDim } = config;
-  return 2 * layers * hiddenSize * (2 * (queryHeads + kvHeads) * headDim + 3 * intermediateSize);
+function workOf(entries: readonly ScheduledEntry[]): Work {
+  const work = { promptTokens: 0, pairs: 0, decoded: 0 };
+  for (const { sequence, tokens } of entries) {
+    if (sequence.prefilling) {
+      work.promptTokens += tokens.length;
+      work.pairs += pairsOf(sequence.cached, sequence.cached + tokens.length);
+    } else {
+      work.decoded += 1;
+    }
+  }
+  return work;
+}
+
+/** Multiplications and additions of a token's matrix products, but for the output matrix, and of its attention to one key. */
+function operationsOf({ layers, hiddenSize, intermediateSize, queryHeads, kvHeads, headDim }: LlamaConfig) {
+  const weights = hiddenSize * (2 * (queryHeads + kvHeads) * headDim + 3 * intermediateSize);
+  return { token: 2 * layers * weights, pair: 4 * layers * queryHeads * headDim };
 }
 
 /** Per second; 0 when nothing was done. */

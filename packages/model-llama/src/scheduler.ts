@@ -1,5 +1,6 @@
 import { EngineBusyError } from './errors.js';
 import type { Sequence } from './sequence.js';
+import type { PrefillBudget } from './step-pace.js';
 
 export interface SchedulerOptions {
   /** Sequences that run together. */
@@ -73,11 +74,10 @@ export class Scheduler {
   /**
    * The next step's rows. Sequences whose tables are behind sit it out.
    *
-   * @param prefillTokens Prompt tokens, at most (but for one, or a chunk of a sampled part).
+   * @param budget Of prompts it is kept to, but for one token or a chunk of a sampled part.
    */
-  schedule(prefillTokens: number): ScheduledEntry[] {
+  schedule(budget: PrefillBudget): ScheduledEntry[] {
     const entries: ScheduledEntry[] = [];
-    let budget = prefillTokens;
     const served: Sequence[] = [];
     for (const sequence of this.#running) {
       if (sequence.unprepared) continue;
@@ -86,9 +86,9 @@ export class Scheduler {
         continue;
       }
       const begin = sequence.cached;
-      const end = chunkEnd(sequence, begin, budget, prefillTokens);
+      const end = chunkEnd(sequence, begin, budget.tokens(begin), served.length === 0);
       if (end <= begin) continue;
-      budget -= end - begin;
+      budget.take(begin, end);
       entries.push({ sequence, tokens: sequence.prompt.subarray(begin, end) });
       served.push(sequence);
     }
@@ -114,18 +114,18 @@ export class Scheduler {
 }
 
 /**
- * End of the chunk of prompt that begins at `begin`; at or before it when what is left of the budget is too small for one.
+ * End of the chunk of prompt that begins at `begin`; at or before it when `left` tokens are too few for one.
  *
  * No result may depend on load. Exact attention gives a row the same bits however the prompt is cut, except that a chunk of
  * one row is computed like a decoded token: none is cut off, a chunk is rather one token longer than the budget. In the
  * sampled part of a prompt, keys are indexed between chunks, so that chunks end at fixed positions.
  */
-function chunkEnd(sequence: Sequence, begin: number, left: number, budget: number): number {
+function chunkEnd(sequence: Sequence, begin: number, left: number, isFirst: boolean): number {
   const { exactPromptTokens: exact, prompt } = sequence;
   if (begin >= exact) {
     const next = (Math.floor(begin / SAMPLED_CHUNK_TOKENS) + 1) * SAMPLED_CHUNK_TOKENS;
     const end = Math.min(next, prompt.length);
-    return end - begin <= left || left === budget ? end : begin;
+    return end - begin <= left || isFirst ? end : begin;
   }
   if (exact - begin <= left + 1) return exact;
   return left < 2 ? begin : begin + left;

@@ -5,6 +5,7 @@ import type { KvSequence } from '../src/kv-cache.js';
 import { Sampler } from '../src/sampler.js';
 import { type ScheduledEntry, Scheduler } from '../src/scheduler.js';
 import { Sequence } from '../src/sequence.js';
+import type { PrefillBudget } from '../src/step-pace.js';
 import { StopStrings } from '../src/stop-strings.js';
 
 const policy = densePolicy();
@@ -41,17 +42,28 @@ function run(entries: ScheduledEntry[]): number[] {
   return entries.map(({ tokens }) => tokens.length);
 }
 
+/** So many tokens, wherever in a prompt. */
+function budget(tokens: number): PrefillBudget {
+  let left = tokens;
+  return {
+    tokens: () => left,
+    take: (begin, end) => {
+      left -= end - begin;
+    },
+  };
+}
+
 const OPTIONS = { maxSequences: 3, maxQueue: 2, fits: () => true };
 
 describe('scheduler', () => {
   /** Sizes of the chunks of one prompt that runs alone. */
-  function chunks(promptTokens: number, sampledPromptTokens = 0, budget = 16): number[] {
+  function chunks(promptTokens: number, sampledPromptTokens = 0, tokens = 16): number[] {
     const scheduler = new Scheduler(OPTIONS);
     const one = sequence(promptTokens, { sampledPromptTokens });
     scheduler.add(one);
     admit(scheduler);
     const sizes: number[] = [];
-    while (one.prefilling) sizes.push(...run(scheduler.schedule(budget)));
+    while (one.prefilling) sizes.push(...run(scheduler.schedule(budget(tokens))));
     return sizes;
   }
 
@@ -74,13 +86,13 @@ describe('scheduler', () => {
     const [decoding, long, other] = [sequence(1), sequence(24), sequence(24)];
     scheduler.add(decoding);
     admit(scheduler);
-    run(scheduler.schedule(16));
+    run(scheduler.schedule(budget(16)));
     scheduler.add(long);
     scheduler.add(other);
     admit(scheduler);
     const order: Sequence[] = [];
     while (long.prefilling || other.prefilling) {
-      const entries = scheduler.schedule(8);
+      const entries = scheduler.schedule(budget(8));
       expect(entries.filter((entry) => entry.sequence === decoding).length).toBe(1);
       const prefill = entries.filter((entry) => entry.sequence.prefilling);
       expect(prefill.reduce((sum, { tokens }) => sum + tokens.length, 0)).toBeLessThanOrEqual(8);
@@ -96,18 +108,18 @@ describe('scheduler', () => {
     for (const each of [one, other]) scheduler.add(each);
     admit(scheduler);
     expect(scheduler.decoding).toBe(0);
-    run(scheduler.schedule(16));
+    run(scheduler.schedule(budget(16)));
     expect(scheduler.decoding).toBe(1);
     one.memory!.attention = { ...one.memory!.attention, ready: false };
     expect(scheduler.decoding).toBe(1);
-    expect(scheduler.schedule(16).map((entry) => entry.sequence)).toEqual([other]);
+    expect(scheduler.schedule(budget(16)).map((entry) => entry.sequence)).toEqual([other]);
   });
 
   it('lets short prompts share a chunk', () => {
     const scheduler = new Scheduler(OPTIONS);
     for (const tokens of [3, 4]) scheduler.add(sequence(tokens));
     admit(scheduler);
-    expect(run(scheduler.schedule(16))).toEqual([3, 4]);
+    expect(run(scheduler.schedule(budget(16)))).toEqual([3, 4]);
   });
 
   it('admits in order, by number and by memory, and nobody overtakes', () => {
