@@ -23,8 +23,8 @@ constexpr uint32_t kSegmentCounts = FourCc("SEGS"), kStarts = FourCc("STRT"), kI
 HeadIndex::HeadIndex(TablesShape shape) : shape_(shape), tail_limit_(TailLimit(shape)) {}
 
 size_t HeadIndex::bytes() const {
-  size_t sum = sizeof(HeadIndex) + segments_.capacity() * sizeof(Segment) + own_tail_.bytes();
-  for (const Segment& segment : segments_) sum += segment.owned_bytes();
+  size_t sum = sizeof(HeadIndex) + segments_.capacity() * sizeof(Segment) + tail_codes_.share();
+  for (const Segment& segment : segments_) sum += segment.share();
   return sum;
 }
 
@@ -62,6 +62,7 @@ HeadIndex::Occupancy HeadIndex::occupancy() const {
 }
 
 bool HeadIndex::Append(const magicpig_pool& pool, size_t n, const Fill& fill) {
+  OwnTail();
   const size_t tables = shape_.tables, pending = tail_count_ + n;
   // Calls make(first, rows, thread) for pieces of `count` rows until one call is false.
   const auto in_pieces = [&](size_t count, auto&& make) {
@@ -93,9 +94,9 @@ bool HeadIndex::Append(const magicpig_pool& pool, size_t n, const Fill& fill) {
   };
 
   if (pending <= tail_limit_) {
-    own_tail_.Reserve(pending * tables, tail_count_ * tables);
-    tail_ = own_tail_.data();
-    if (!list(tail_count_, n, own_tail_.data() + tail_count_ * tables)) return false;
+    uint16_t* const codes = tail_codes_.Reserve(pending * tables, tail_count_ * tables);
+    tail_ = codes;
+    if (!list(tail_count_, n, codes + tail_count_ * tables)) return false;
     tail_count_ = static_cast<uint32_t>(pending);
     size_ += n;
     return true;
@@ -122,23 +123,59 @@ bool HeadIndex::Append(const magicpig_pool& pool, size_t n, const Fill& fill) {
     made.push_back(std::move(segment));
     done += count;
   }
-  Buffer<uint16_t> tail((pending - done) * tables);
-  if (!list(done, pending - done, tail.data())) return false;
+  Column<uint16_t> tail((pending - done) * tables);
+  if (!list(done, pending - done, tail.mutable_data())) return false;
   segments_.reserve(segments_.size() + made.size());
 
   for (Segment& segment : made) segments_.push_back(std::move(segment));
-  own_tail_ = std::move(tail);
-  tail_ = own_tail_.data();
+  tail_codes_ = std::move(tail);
+  tail_ = tail_codes_.data();
   tail_count_ = static_cast<uint32_t>(pending - done);
   size_ += n;
   MergeLast(pool);
   return true;
 }
 
+void HeadIndex::AppendCodes(const magicpig_pool& pool, size_t n, const uint16_t* codes) {
+  const size_t tables = shape_.tables;
+  Append(pool, n, [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
+    // The caller's memory may be shared with a thread that changes it after a check.
+    const auto mask = static_cast<uint16_t>(shape_.buckets() - 1);
+    for (size_t row = 0; row < rows; ++row) {
+      const uint16_t* from = codes + (begin + row) * tables;
+      for (size_t t = 0; t < tables; ++t) out[row * row_stride + t * table_stride] = from[t] & mask;
+    }
+    return true;
+  });
+}
+
+void HeadIndex::AppendSegment(const magicpig_pool& pool, Segment segment) {
+  const uint32_t n = segment.count();
+  if (tail_count_ == 0 && n > tail_limit_) {
+    segments_.push_back(std::move(segment));
+    size_ += n;
+    MergeLast(pool);
+    return;
+  }
+  // Too few for a segment, or there are listed ones before them, which would be too few.
+  Buffer<uint16_t> codes(n * size_t{shape_.tables});
+  segment.Codes(n, codes.data());
+  AppendCodes(pool, n, codes.data());
+}
+
+void HeadIndex::OwnTail() {
+  if (tail_count_ == 0 || tail_codes_.owned()) return;
+  auto codes = Column<uint16_t>::Copy(tail_, size_t{tail_count_} * shape_.tables);
+  if (!ValidCodes(codes.data())) throw Corrupt("The file's tables are malformed.");
+  tail_codes_ = std::move(codes);
+  tail_ = tail_codes_.data();
+}
+
 void HeadIndex::MergeLast(const magicpig_pool& pool) {
   size_t first = segments_.size() - 1;
   uint32_t total = segments_[first].count();
-  while (first > 0 && segments_[first - 1].count() / kMergeRatio < total &&
+  // What lies in a file stays there.
+  while (first > 0 && segments_[first - 1].owned() && segments_[first - 1].count() / kMergeRatio < total &&
          segments_[first - 1].count() + total <= Segment::kMostKeys) {
     total += segments_[--first].count();
   }
@@ -162,18 +199,22 @@ void HeadIndex::Truncate(const magicpig_pool& pool, size_t size) {
   size_t keep = 0, base = 0;  // segments that stay whole, and their keys
   while (base + segments_[keep].count() <= size) base += segments_[keep++].count();
   const auto rest = static_cast<uint32_t>(size - base);
-  if (rest > tail_limit_) {
-    segments_[keep] = segments_[keep].Cut(pool, rest);
-    ++keep;
-    tail_count_ = 0;
-  } else {
-    // Too few for a segment: back to plain codes.
-    Buffer<uint16_t> tail(size_t{rest} * shape_.tables);
-    segments_[keep].Codes(rest, tail.data());
-    own_tail_ = std::move(tail);
-    tail_ = own_tail_.data();
-    tail_count_ = rest;
+  Segment partial = segments_[keep];
+  if (rest > 0 && !partial.owned()) {
+    partial = partial.Copy(pool);
+    if (!partial.Valid(pool)) throw Corrupt("The file's tables are malformed.");
   }
+  Column<uint16_t> tail;
+  if (rest > tail_limit_) {
+    segments_[keep++] = partial.Cut(pool, rest);
+  } else if (rest > 0) {
+    // Too few for a segment: back to plain codes.
+    tail = Column<uint16_t>(size_t{rest} * shape_.tables);
+    partial.Codes(rest, tail.mutable_data());
+  }
+  tail_count_ = rest > tail_limit_ ? 0 : rest;
+  tail_codes_ = std::move(tail);
+  tail_ = tail_codes_.data();
   segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(keep), segments_.end());
   size_ = size;
 }
@@ -188,8 +229,12 @@ void HeadIndex::Write(ContainerWriter& writer, uint32_t index) const {
   }
 }
 
+bool HeadIndex::ValidCodes(const uint16_t* codes) const {
+  return std::all_of(codes, codes + size_t{tail_count_} * shape_.tables, [&](uint16_t code) { return code < shape_.buckets(); });
+}
+
 bool HeadIndex::Valid(const magicpig_pool& pool) const {
-  return std::all_of(tail_, tail_ + size_t{tail_count_} * shape_.tables, [&](uint16_t code) { return code < shape_.buckets(); }) &&
+  return ValidCodes(tail_) &&
          std::all_of(segments_.begin(), segments_.end(), [&](const Segment& segment) { return segment.Valid(pool); });
 }
 
@@ -218,18 +263,14 @@ HeadIndex HeadIndex::Read(const magicpig_pool& pool, TablesShape shape, const Co
     starts += mapped.starts_size();
     ids += mapped.ids_size();
     if (view) {
-      read.segments_.emplace_back(shape, counts[s], mapped.starts(), mapped.ids());
+      read.segments_.push_back(mapped);
     } else {
-      read.segments_.push_back(mapped.Copy());
+      read.segments_.push_back(mapped.Copy(pool));
     }
   }
-  read.tail_ = codes;
-  if (!view) {
-    read.own_tail_ = Buffer<uint16_t>(tail * tables);
-    if (tail > 0) std::memcpy(read.own_tail_.data(), codes, read.own_tail_.bytes());
-    read.tail_ = read.own_tail_.data();
-    if (!read.Valid(pool)) throw Corrupt("The file's tables are malformed.");
-  }
+  read.tail_codes_ = view ? Column<uint16_t>::View(codes) : Column<uint16_t>::Copy(codes, tail * tables);
+  read.tail_ = read.tail_codes_.data();
+  if (!view && !read.Valid(pool)) throw Corrupt("The file's tables are malformed.");
   return read;
 }
 

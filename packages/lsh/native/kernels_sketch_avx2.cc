@@ -14,26 +14,11 @@ struct Sums {
   }
 };
 
-// 16 keys' scores from their sums, even keys in the lower and odd keys in the upper halves of 32 bits.
-struct Converter {
-  __m256 shift;
-  [[gnu::always_inline]] __m256 operator()(__m128i sums, const uint16_t* factors) const {
-    const __m256 sum = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
-    const __m256 dot = _mm256_sub_ps(_mm256_add_ps(sum, sum), shift);  // exact: integers below 2^24
-    const __m128i bf16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(factors));
-    return _mm256_mul_ps(dot, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16)));
-  }
-};
-
 template <size_t kCount, bool kFine>
-void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-              float* scores, size_t stride, float* largest) {
+void ScanWith(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, uint16_t* out, size_t stride) {
   constexpr size_t kHalf = 32;  // keys at a time
   const size_t units = size / kSketchUnit;
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  __m256 most[kCount];
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) most[h] = _mm256_set1_ps(largest[h]);
   for (size_t first = 0; first < blocks * kSketchKeys; first += kHalf) {
     const uint8_t* byte = codes + first / kSketchKeys * bits * size / 8 * kSketchKeys + first % kSketchKeys;
     Sums sums[kCount];
@@ -52,7 +37,7 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
           const __m256i low = _mm256_and_si256(x, low_nibble), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), low_nibble);
 #pragma GCC unroll 4
           for (size_t h = 0; h < kCount; ++h) {
-            const auto* table = reinterpret_cast<const __m128i*>(queries[h].tables + unit * kSketchTableBytes) + 2 * g;
+            const auto* table = reinterpret_cast<const __m128i*>(tables + (h * units + unit) * kSketchTableBytes) + 2 * g;
             const __m256i a = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table)), low);
             const __m256i b = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table + 1)), high);
             partial[h] = _mm256_add_epi8(partial[h], _mm256_add_epi8(a, b));
@@ -69,44 +54,30 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
       const __m256i even = _mm256_sub_epi16(sums[h].all, _mm256_slli_epi16(sums[h].odd, 8));
       // Keys 0-7 and 16-23, and 8-15 and 24-31.
       const __m256i low = _mm256_unpacklo_epi16(even, sums[h].odd), high = _mm256_unpackhi_epi16(even, sums[h].odd);
-      const Converter convert{_mm256_set1_ps(queries[h].shift)};
-      float* out = scores + h * stride + first;
-      const auto put = [&](size_t at, __m128i of) {
-        const __m256 r = convert(of, factors + first + at);
-        _mm256_storeu_ps(out + at, r);
-        most[h] = _mm256_max_ps(most[h], r);
-      };
-      put(0, _mm256_castsi256_si128(low));
-      put(8, _mm256_castsi256_si128(high));
-      put(16, _mm256_extracti128_si256(low, 1));
-      put(24, _mm256_extracti128_si256(high, 1));
+      auto* to = reinterpret_cast<__m256i*>(out + h * stride + first);
+      _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
+      _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
     }
-  }
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) {
-    alignas(32) float lanes[8];
-    _mm256_store_ps(lanes, most[h]);
-    for (const float lane : lanes) largest[h] = lane > largest[h] ? lane : largest[h];
   }
 }
 
 // Two query heads at a time: four would need more than the 16 registers.
-void Scan(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-          size_t count, float* scores, size_t stride, float* largest) {
+void Scan(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, size_t count, uint16_t* sums,
+          size_t stride) {
   for (size_t h = 0; h < count; h += 2) {
     const auto pair = FineSpans(bits) ? ScanWith<2, true> : ScanWith<2, false>, single = FineSpans(bits) ? ScanWith<1, true> : ScanWith<1, false>;
-    (h + 1 < count ? pair : single)(codes, factors, blocks, bits, size, queries + h, scores + h * stride, stride, largest + h);
+    (h + 1 < count ? pair : single)(codes, blocks, bits, size, tables + h * (size / kSketchUnit) * kSketchTableBytes, sums + h * stride, stride);
   }
 }
 
 // Four Philox blocks at once, each word in the lower half of 64 bits.
-void Uniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out) {
+void Words(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words) {
   const __m256i multiplier0 = _mm256_set1_epi64x(0xD2511F53u), multiplier2 = _mm256_set1_epi64x(0xCD9E8D57u);
   const __m256i blocks = _mm256_setr_epi64x(0, 2, 1, 3);  // so that the words come out by ascending key
-  for (size_t i = 0; i < n; i += 16) {
-    __m256i c0 = _mm256_add_epi64(blocks, _mm256_set1_epi64x((first + i) / 4)), c1 = _mm256_set1_epi64x(head);
-    __m256i c2 = _mm256_set1_epi64x(step), c3 = _mm256_set1_epi64x(3);
-    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  for (size_t i = 0; i < n; i += 32) {
+    __m256i c0 = _mm256_add_epi64(blocks, _mm256_set1_epi64x((first + i) / 8)), c1 = _mm256_set1_epi64x(stream.head);
+    __m256i c2 = _mm256_set1_epi64x(stream.step), c3 = _mm256_set1_epi64x(kUpperDomain);
+    auto key0 = static_cast<uint32_t>(stream.seed), key1 = static_cast<uint32_t>(stream.seed >> 32);
     for (int round = 0; round < 10; ++round) {
       const __m256i p0 = _mm256_mul_epu32(c0, multiplier0), p2 = _mm256_mul_epu32(c2, multiplier2);
       c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p2, 32), c1), _mm256_set1_epi64x(key0));
@@ -118,44 +89,66 @@ void Uniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_
     }
     const __m256i w01 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
     const __m256i w23 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
-    const auto store = [out](size_t at, __m256i words) { _mm256_storeu_ps(out + at, _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 8))); };
-    store(i, _mm256_unpacklo_epi64(w01, w23));
-    store(i + 8, _mm256_unpackhi_epi64(w01, w23));
+    auto* to = reinterpret_cast<__m256i*>(words + i);
+    _mm256_storeu_si256(to, _mm256_unpacklo_epi64(w01, w23));
+    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(w01, w23));
   }
 }
 
-// [mask]: the lanes of the set bits, in order.
-alignas(32) constexpr auto kCompress = [] {
-  std::array<std::array<uint32_t, 8>, 256> table{};
-  for (uint32_t mask = 0; mask < 256; ++mask) {
-    for (uint32_t lane = 0, at = 0; lane < 8; ++lane) {
-      if (mask >> lane & 1) table[mask][at++] = lane;
-    }
+// A table of kSketchLevels bytes.
+struct Lookup {
+  __m256i quarter[4];
+  explicit Lookup(const uint8_t* table) {
+    for (int i = 0; i < 4; ++i) quarter[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table) + i));
   }
-  return table;
-}();
+  __m256i operator()(__m256i level) const {
+    const auto pick = [](__m256i a, __m256i b, __m256i bit) { return _mm256_blendv_epi8(a, b, bit); };  // by the top bit of each byte
+    const __m256i bit4 = _mm256_slli_epi16(level, 3), bit5 = _mm256_slli_epi16(level, 2);
+    __m256i of[4];
+    for (int i = 0; i < 4; ++i) of[i] = _mm256_shuffle_epi8(quarter[i], level);
+    return pick(pick(of[0], of[1], bit4), pick(of[2], of[3], bit4), bit5);
+  }
+};
 
-size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
-            float* thresholds) {
-  __m256i id = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int32_t>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
+            uint32_t first, uint32_t* ids, float* logs) {
+  constexpr size_t kHalf = 32;
+  uint8_t halves[2][kSketchLevels];
+  for (int level = 0; level < kSketchLevels; ++level) {
+    halves[0][level] = static_cast<uint8_t>(draw.upper[level]);
+    halves[1][level] = static_cast<uint8_t>(draw.upper[level] >> 8);
+  }
+  const Lookup low(halves[0]), high(halves[1]);
+  const __m256i above = _mm256_set1_epi8(static_cast<char>(offset < 0 ? -offset : 0));
+  const __m256i below = _mm256_set1_epi8(static_cast<char>(offset < 0 ? 0 : offset < 255 ? offset : 255));
+  const __m256i last = _mm256_set1_epi8(kSketchLevels - 1);
   size_t count = 0;
-  for (size_t i = 0; i < n; i += 8) {
-    alignas(32) float values[8];
-    for (size_t j = 0; j < 8; ++j) values[j] = SketchThreshold(scores[i + j], draw);
-    const __m256 threshold = _mm256_load_ps(values);
-    const auto drawn = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(uniforms + i), threshold, _CMP_LT_OQ)));
-    const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kCompress[drawn].data()));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids + count), _mm256_permutevar8x32_epi32(id, order));
-    _mm256_storeu_ps(thresholds + count, _mm256_permutevar8x32_ps(threshold, order));
-    count += static_cast<size_t>(__builtin_popcount(drawn));
-    id = _mm256_add_epi32(id, _mm256_set1_epi32(8));
+  for (size_t i = 0; i < n; i += kHalf) {
+    const __m256i depth = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(depths + i));
+    const __m256i level = _mm256_min_epu8(_mm256_adds_epu8(_mm256_subs_epu8(depth, above), below), last);
+    // Whether a random half is at most that of the level, of keys 0-7 and 16-23, and of 8-15 and 24-31.
+    const auto* word = reinterpret_cast<const __m256i*>(words + i);
+    const __m256i words0 = _mm256_loadu_si256(word), words1 = _mm256_loadu_si256(word + 1);
+    const auto reached = [](__m256i random, __m256i upper) { return _mm256_cmpeq_epi16(_mm256_min_epu16(random, upper), random); };
+    const __m256i l = low(level), h = high(level);
+    const __m256i reached0 = reached(_mm256_permute2x128_si256(words0, words1, 0x20), _mm256_unpacklo_epi8(l, h));
+    const __m256i reached1 = reached(_mm256_permute2x128_si256(words0, words1, 0x31), _mm256_unpackhi_epi8(l, h));
+    auto left = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(reached0, reached1)));
+    if (n - i < kHalf) left &= (1u << (n - i)) - 1;
+    for (; left != 0; left &= left - 1) {
+      const size_t at = i + static_cast<size_t>(__builtin_ctz(left));
+      const uint32_t of = LevelOf(depths[at], offset), key = first + static_cast<uint32_t>(at);
+      if (words[at] == draw.upper[of] && !LowerHalfDraws(draw, of, stream, key)) continue;
+      ids[count] = key;
+      logs[count++] = draw.logs[of];
+    }
   }
   return count;
 }
 
 }  // namespace
 
-const SketchKernels kAvx2SketchKernels = {"avx2",   SketchRotate,    SketchEncode, NibbleTables, Scan,
-                                          Uniforms, SketchHistogram, Draw,         SketchLogs};
+const SketchKernels kAvx2SketchKernels = {"avx2",       SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
+                                          SketchDepths, SketchHistogram, Words,        Draw};
 
 }  // namespace magicpig::lsh

@@ -13,6 +13,9 @@ constexpr int8_t kOrder[11][6] = {
     {48, 49, 50, 51, 52, 53}, {56, 57, 58, 59, 60, 61}, {54, 55, 62, 63, -1, -1},
 };
 
+// How far ahead of the scan codes are fetched.
+constexpr size_t kPrefetchBytes = 2048;
+
 void Tables(const int16_t* q, size_t size, uint8_t* tables) {
   for (size_t unit = 0; unit < size / kSketchUnit; ++unit, q += kSketchUnit) {
     for (const auto& order : kOrder) {
@@ -49,8 +52,7 @@ struct Sums {
 };
 
 template <size_t kCount, bool kFine>
-void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-              float* scores, size_t stride, float* largest) {
+void ScanWith(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, uint16_t* out, size_t stride) {
   const size_t units = size / kSketchUnit;
   // Key pairs in order from the sums of even and of odd keys.
   alignas(64) static constexpr auto kOrderLow = [] {
@@ -60,11 +62,7 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
   }();
   const __m512i order_low = _mm512_load_si512(kOrderLow.data());
   const __m512i order_high = _mm512_add_epi16(order_low, _mm512_set1_epi16(16));
-  __m512 most[kCount];
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) most[h] = _mm512_set1_ps(largest[h]);
-
-  for (size_t block = 0; block < blocks; ++block) {
+  for (size_t block = 0; block < blocks; ++block, out += kSketchKeys) {
     Sums sums[kCount];
 #pragma GCC unroll 4
     for (size_t h = 0; h < kCount; ++h) sums[h] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -76,11 +74,14 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
       for (size_t unit = 0; unit < units; ++unit, codes += 8 * kSketchKeys) {
         __m512i x[8];
 #pragma GCC unroll 8
-        for (size_t g = 0; g < 8; ++g) x[g] = _mm512_load_si512(codes + g * kSketchKeys);
+        for (size_t g = 0; g < 8; ++g) {
+          x[g] = _mm512_load_si512(codes + g * kSketchKeys);
+          _mm_prefetch(reinterpret_cast<const char*>(codes + g * kSketchKeys + kPrefetchBytes), _MM_HINT_T0);
+        }
         const __m512i a = Upper(x[0], x[1], x[2]), b = Upper(x[3], x[4], x[5]), c = Upper(x[6], x[7], x[7]);
 #pragma GCC unroll 4
         for (size_t h = 0; h < kCount; ++h) {
-          const uint8_t* table = queries[h].tables + unit * kSketchTableBytes;
+          const uint8_t* table = tables + (h * units + unit) * kSketchTableBytes;
           const auto look = [&](__m512i index, int t) { return _mm512_permutexvar_epi8(index, _mm512_loadu_si512(table + t * 64)); };
           const auto add = [](__m512i p, __m512i q) { return _mm512_add_epi8(p, q); };
           const __m512i first = add(add(look(x[0], 0), look(x[1], 1)), add(look(x[2], 2), look(a, 3)));
@@ -96,44 +97,19 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
         }
       }
     }
-    __m512 factor[4];
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; ++i) {
-      const __m256i bf16 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(factors + block * kSketchKeys + i * 16));
-      factor[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
-    }
 #pragma GCC unroll 4
     for (size_t h = 0; h < kCount; ++h) {
       const __m512i even = _mm512_sub_epi16(sums[h].all, _mm512_slli_epi16(sums[h].odd, 8));
-      const __m512i low = _mm512_permutex2var_epi16(even, order_low, sums[h].odd);
-      const __m512i high = _mm512_permutex2var_epi16(even, order_high, sums[h].odd);
-      const __m256i quarters[4] = {_mm512_castsi512_si256(low), _mm512_extracti64x4_epi64(low, 1), _mm512_castsi512_si256(high),
-                                   _mm512_extracti64x4_epi64(high, 1)};
-      const __m512 shift = _mm512_set1_ps(queries[h].shift);
-      float* out = scores + h * stride + block * kSketchKeys;
-#pragma GCC unroll 4
-      for (size_t i = 0; i < 4; ++i) {
-        const __m512 sum = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(quarters[i]));
-        const __m512 dot = _mm512_fmsub_ps(sum, _mm512_set1_ps(2), shift);  // exact: integers below 2^24
-        const __m512 r = _mm512_mul_ps(dot, factor[i]);
-        _mm512_storeu_ps(out + i * 16, r);
-        most[h] = _mm512_max_ps(most[h], r);
-      }
+      _mm512_storeu_si512(out + h * stride, _mm512_permutex2var_epi16(even, order_low, sums[h].odd));
+      _mm512_storeu_si512(out + h * stride + 32, _mm512_permutex2var_epi16(even, order_high, sums[h].odd));
     }
-  }
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) {
-    alignas(64) float lanes[16];
-    _mm512_store_ps(lanes, most[h]);
-    for (const float lane : lanes) largest[h] = lane > largest[h] ? lane : largest[h];
   }
 }
 
-void Scan(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-          size_t count, float* scores, size_t stride, float* largest) {
+void Scan(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, size_t count, uint16_t* sums,
+          size_t stride) {
   const auto scan = [&]<size_t kCount>() {
-    const auto with = FineSpans(bits) ? ScanWith<kCount, true> : ScanWith<kCount, false>;
-    with(codes, factors, blocks, bits, size, queries, scores, stride, largest);
+    (FineSpans(bits) ? ScanWith<kCount, true> : ScanWith<kCount, false>)(codes, blocks, bits, size, tables, sums, stride);
   };
   switch (count) {
     case 1: return scan.template operator()<1>();
@@ -144,15 +120,15 @@ void Scan(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t
 }
 
 // Eight Philox blocks at once, each word in the lower half of 64 bits.
-void Uniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out) {
+void Words(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words) {
   const __m512i multiplier0 = _mm512_set1_epi64(0xD2511F53u), multiplier2 = _mm512_set1_epi64(0xCD9E8D57u);
   // In such an order that the words come out by ascending key.
   const __m512i blocks = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   constexpr int kXor3 = 0x96;
-  for (size_t i = 0; i < n; i += 32) {
-    __m512i c0 = _mm512_add_epi64(blocks, _mm512_set1_epi64((first + i) / 4)), c1 = _mm512_set1_epi64(head);
-    __m512i c2 = _mm512_set1_epi64(step), c3 = _mm512_set1_epi64(3);
-    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  for (size_t i = 0; i < n; i += 64) {
+    __m512i c0 = _mm512_add_epi64(blocks, _mm512_set1_epi64((first + i) / 8)), c1 = _mm512_set1_epi64(stream.head);
+    __m512i c2 = _mm512_set1_epi64(stream.step), c3 = _mm512_set1_epi64(kUpperDomain);
+    auto key0 = static_cast<uint32_t>(stream.seed), key1 = static_cast<uint32_t>(stream.seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
       const __m512i p0 = _mm512_mul_epu32(c0, multiplier0), p2 = _mm512_mul_epu32(c2, multiplier2);
@@ -166,45 +142,67 @@ void Uniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_
     constexpr __mmask16 kUpper = 0xaaaa;
     const __m512i w01 = _mm512_mask_shuffle_epi32(c0, kUpper, c1, _MM_PERM_CCAA);
     const __m512i w23 = _mm512_mask_shuffle_epi32(c2, kUpper, c3, _MM_PERM_CCAA);
-    const auto store = [out](size_t at, __m512i words) { _mm512_storeu_ps(out + at, _mm512_cvtepi32_ps(_mm512_srli_epi32(words, 8))); };
-    store(i, _mm512_unpacklo_epi64(w01, w23));
-    store(i + 16, _mm512_unpackhi_epi64(w01, w23));
+    _mm512_storeu_si512(words + i, _mm512_unpacklo_epi64(w01, w23));
+    _mm512_storeu_si512(words + i + 32, _mm512_unpackhi_epi64(w01, w23));
   }
 }
 
-size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
-            float* thresholds) {
-  const __m512 round = _mm512_set1_ps(0x1.8p23f), largest = _mm512_set1_ps(draw.largest), gain = _mm512_set1_ps(draw.gain);
-  const __m512 tau = _mm512_set1_ps(draw.tau), floor = _mm512_set1_ps(draw.floor), least = _mm512_set1_ps(-60.0f);
-  __m512i id = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(first)),
-                                _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-  const auto multiply_add = [](__m512 a, __m512 b, float c) { return _mm512_add_ps(_mm512_mul_ps(a, b), _mm512_set1_ps(c)); };
-  size_t count = 0;
-  for (size_t i = 0; i < n; i += 16) {
-    // SketchThreshold.
-    const __m512 t = _mm512_max_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + i), largest), gain), least);
-    const __m512 shifted = _mm512_add_ps(t, round);
-    const __m512 f = _mm512_sub_ps(t, _mm512_sub_ps(shifted, round));
-    __m512 p = multiply_add(_mm512_set1_ps(0.0551716648f), f, 0.242611125f);
-    p = multiply_add(p, f, 0.693260968f);
-    p = multiply_add(p, f, 0.999928057f);
-    const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-    const __m512 w = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
-    const __m512 threshold = _mm512_mul_ps(tau, _mm512_add_ps(w, floor));
+// logs [kSketchLevels] at each level.
+inline __m512 LogsAt(const float* logs, __m512i level) {
+  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(logs), level, _mm512_loadu_ps(logs + 16));
+  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(logs + 32), level, _mm512_loadu_ps(logs + 48));
+  return _mm512_mask_blend_ps(_mm512_test_epi32_mask(level, _mm512_set1_epi32(32)), low, high);
+}
 
-    const __mmask16 drawn = _mm512_cmp_ps_mask(_mm512_loadu_ps(uniforms + i), threshold, _CMP_LT_OQ);
+size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
+            uint32_t first, uint32_t* ids, float* logs) {
+  const __m512i above = _mm512_set1_epi8(static_cast<char>(offset < 0 ? -offset : 0));
+  const __m512i below = _mm512_set1_epi8(static_cast<char>(offset < 0 ? 0 : offset < 255 ? offset : 255));
+  const __m512i last = _mm512_set1_epi8(kSketchLevels - 1);
+  const __m512i upper0 = _mm512_load_si512(draw.upper), upper1 = _mm512_load_si512(draw.upper + 32);
+  alignas(64) static constexpr auto kPlaces = [] {
+    std::array<uint8_t, 64> places{};
+    for (uint8_t i = 0; i < 64; ++i) places[i] = i;
+    return places;
+  }();
+  const __m512i places = _mm512_load_si512(kPlaces.data());
+  size_t count = 0;
+  for (size_t i = 0; i < n; i += kSketchKeys) {
+    const __m512i depth = _mm512_loadu_si512(depths + i);
+    const __m512i level = _mm512_min_epu8(_mm512_adds_epu8(_mm512_subs_epu8(depth, above), below), last);
+    const auto half = [&](__m256i levels, const uint16_t* word, uint32_t* equal) {
+      const __m512i upper = _mm512_permutex2var_epi16(upper0, _mm512_cvtepu8_epi16(levels), upper1), random = _mm512_loadu_si512(word);
+      *equal = _mm512_cmpeq_epi16_mask(random, upper);
+      return _mm512_cmplt_epu16_mask(random, upper);
+    };
+    uint32_t equal[2];
+    const uint64_t low = half(_mm512_castsi512_si256(level), words + i, &equal[0]);
+    uint64_t drawn = low | uint64_t{half(_mm512_extracti64x4_epi64(level, 1), words + i + 32, &equal[1])} << 32;
+    for (uint64_t left = equal[0] | uint64_t{equal[1]} << 32; left != 0; left &= left - 1) {
+      const auto at = static_cast<uint32_t>(__builtin_ctzll(left));
+      const bool draws = LowerHalfDraws(draw, LevelOf(depths[i + at], offset), stream, first + static_cast<uint32_t>(i) + at);
+      drawn |= uint64_t{draws} << at;
+    }
+    if (n - i < kSketchKeys) drawn &= (uint64_t{1} << (n - i)) - 1;
+    const auto many = static_cast<size_t>(__builtin_popcountll(drawn));
     // Compressing to memory itself is slow on some machines.
-    _mm512_storeu_si512(ids + count, _mm512_maskz_compress_epi32(drawn, id));
-    _mm512_storeu_ps(thresholds + count, _mm512_maskz_compress_ps(drawn, threshold));
-    count += static_cast<size_t>(__builtin_popcount(drawn));
-    id = _mm512_add_epi32(id, _mm512_set1_epi32(16));
+    __m512i place = _mm512_maskz_compress_epi8(drawn, places), of = _mm512_maskz_compress_epi8(drawn, level);
+    const __m512i base = _mm512_set1_epi32(static_cast<int32_t>(first + i));
+    for (size_t k = 0;;) {
+      _mm512_storeu_si512(ids + count + k, _mm512_add_epi32(base, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(place))));
+      _mm512_storeu_ps(logs + count + k, LogsAt(draw.logs, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(of))));
+      if ((k += 16) >= many) break;
+      place = _mm512_alignr_epi64(place, place, 2);
+      of = _mm512_alignr_epi64(of, of, 2);
+    }
+    count += many;
   }
   return count;
 }
 
 }  // namespace
 
-const SketchKernels kAvx512SketchKernels = {"avx512", SketchRotate,    SketchEncode, Tables, Scan,
-                                            Uniforms, SketchHistogram, Draw,         SketchLogs};
+const SketchKernels kAvx512SketchKernels = {"avx512",     SketchRotate,    SketchEncode, Tables, Scan, SketchFactors,
+                                            SketchDepths, SketchHistogram, Words,        Draw};
 
 }  // namespace magicpig::lsh

@@ -5,16 +5,12 @@
 namespace magicpig::lsh {
 namespace {
 
-// Sixteen keys' scores of up to kCount queries at a time.
+// Sixteen keys' sums of kCount queries at a time.
 template <size_t kCount, bool kFine>
-void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-              float* scores, size_t stride, float* largest) {
+void ScanWith(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, uint16_t* out, size_t stride) {
   constexpr size_t kPart = 16;
   const size_t units = size / kSketchUnit;
   const uint8x16_t low_nibble = vdupq_n_u8(15);
-  float32x4_t most[kCount];
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) most[h] = vdupq_n_f32(largest[h]);
   for (size_t first = 0; first < blocks * kSketchKeys; first += kPart) {
     const uint8_t* byte = codes + first / kSketchKeys * bits * size / 8 * kSketchKeys + first % kSketchKeys;
     uint16x8_t sums[kCount][2];
@@ -36,7 +32,7 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
           const uint8x16_t low = vandq_u8(x, low_nibble), high = vshrq_n_u8(x, 4);
 #pragma GCC unroll 4
           for (size_t h = 0; h < kCount; ++h) {
-            const uint8_t* table = queries[h].tables + unit * kSketchTableBytes + g * 32;
+            const uint8_t* table = tables + (h * units + unit) * kSketchTableBytes + g * 32;
             partial[h] = vaddq_u8(partial[h], vaddq_u8(vqtbl1q_u8(vld1q_u8(table), low), vqtbl1q_u8(vld1q_u8(table + 16), high)));
             if (g == 7 || (kFine && (g == 2 || g == 5))) {
               sums[h][0] = vaddw_u8(sums[h][0], vget_low_u8(partial[h]));
@@ -49,31 +45,16 @@ void ScanWith(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint
     }
 #pragma GCC unroll 4
     for (size_t h = 0; h < kCount; ++h) {
-      const float32x4_t shift = vdupq_n_f32(queries[h].shift);
-      float* out = scores + h * stride + first;
-      const auto put = [&](size_t at, uint16x4_t of) {
-        const float32x4_t sum = vcvtq_f32_u32(vmovl_u16(of));
-        const float32x4_t dot = vsubq_f32(vaddq_f32(sum, sum), shift);  // exact: integers below 2^24
-        const uint32x4_t factor = vshll_n_u16(vld1_u16(factors + first + at), 16);
-        const float32x4_t r = vmulq_f32(dot, vreinterpretq_f32_u32(factor));
-        vst1q_f32(out + at, r);
-        most[h] = vmaxq_f32(most[h], r);
-      };
-      put(0, vget_low_u16(sums[h][0]));
-      put(4, vget_high_u16(sums[h][0]));
-      put(8, vget_low_u16(sums[h][1]));
-      put(12, vget_high_u16(sums[h][1]));
+      vst1q_u16(out + h * stride + first, sums[h][0]);
+      vst1q_u16(out + h * stride + first + 8, sums[h][1]);
     }
   }
-#pragma GCC unroll 4
-  for (size_t h = 0; h < kCount; ++h) largest[h] = vmaxvq_f32(most[h]);
 }
 
-void Scan(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-          size_t count, float* scores, size_t stride, float* largest) {
+void Scan(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, size_t count, uint16_t* sums,
+          size_t stride) {
   const auto scan = [&]<size_t kCount>() {
-    const auto with = FineSpans(bits) ? ScanWith<kCount, true> : ScanWith<kCount, false>;
-    with(codes, factors, blocks, bits, size, queries, scores, stride, largest);
+    (FineSpans(bits) ? ScanWith<kCount, true> : ScanWith<kCount, false>)(codes, blocks, bits, size, tables, sums, stride);
   };
   switch (count) {
     case 1: return scan.template operator()<1>();
@@ -83,18 +64,39 @@ void Scan(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t
   }
 }
 
-// Thresholds of a few keys at a time, which the compiler turns into vectors; then the drawn ones, without a branch.
-size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
-            float* thresholds) {
+// A table of kSketchLevels bytes.
+inline uint8x16x4_t TableOf(const uint8_t* bytes) {
+  return {vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)};
+}
+
+size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
+            uint32_t first, uint32_t* ids, float* logs) {
   constexpr size_t kPart = 16;
+  uint8_t halves[2][kSketchLevels];
+  for (int level = 0; level < kSketchLevels; ++level) {
+    halves[0][level] = static_cast<uint8_t>(draw.upper[level]);
+    halves[1][level] = static_cast<uint8_t>(draw.upper[level] >> 8);
+  }
+  const uint8x16x4_t low = TableOf(halves[0]), high = TableOf(halves[1]);
+  const uint8x16_t above = vdupq_n_u8(static_cast<uint8_t>(offset < 0 ? -offset : 0));
+  const uint8x16_t below = vdupq_n_u8(static_cast<uint8_t>(offset < 0 ? 0 : offset < 255 ? offset : 255));
   size_t count = 0;
   for (size_t i = 0; i < n; i += kPart) {
-    float threshold[kPart];
-    for (size_t j = 0; j < kPart; ++j) threshold[j] = SketchThreshold(scores[i + j], draw);
-    for (size_t j = 0; j < kPart; ++j) {
-      ids[count] = first + static_cast<uint32_t>(i + j);
-      thresholds[count] = threshold[j];
-      count += uniforms[i + j] < threshold[j];
+    const uint8x16_t level = vminq_u8(vqaddq_u8(vqsubq_u8(vld1q_u8(depths + i), above), below), vdupq_n_u8(kSketchLevels - 1));
+    const uint8x16_t l = vqtbl4q_u8(low, level), h = vqtbl4q_u8(high, level);
+    // Whether a random half is at most that of the level.
+    const uint16x8_t reached0 = vcleq_u16(vld1q_u16(words + i), vreinterpretq_u16_u8(vzip1q_u8(l, h)));
+    const uint16x8_t reached1 = vcleq_u16(vld1q_u16(words + i + 8), vreinterpretq_u16_u8(vzip2q_u8(l, h)));
+    // Four bits a key.
+    const uint8x16_t reached = vcombine_u8(vmovn_u16(reached0), vmovn_u16(reached1));
+    uint64_t left = vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(reached), 4)), 0) & 0x1111111111111111u;
+    if (n - i < kPart) left &= (uint64_t{1} << 4 * (n - i)) - 1;
+    for (; left != 0; left &= left - 1) {
+      const size_t at = i + static_cast<size_t>(__builtin_ctzll(left)) / 4;
+      const uint32_t of = LevelOf(depths[at], offset), key = first + static_cast<uint32_t>(at);
+      if (words[at] == draw.upper[of] && !LowerHalfDraws(draw, of, stream, key)) continue;
+      ids[count] = key;
+      logs[count++] = draw.logs[of];
     }
   }
   return count;
@@ -102,7 +104,7 @@ size_t Draw(const float* scores, const float* uniforms, size_t n, const SketchDr
 
 }  // namespace
 
-const SketchKernels kNeonSketchKernels = {"neon",         SketchRotate,    SketchEncode, NibbleTables, Scan,
-                                          SketchUniforms, SketchHistogram, Draw,         SketchLogs};
+const SketchKernels kNeonSketchKernels = {"neon",       SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
+                                          SketchDepths, SketchHistogram, SketchWords,  Draw};
 
 }  // namespace magicpig::lsh

@@ -10,21 +10,16 @@
 namespace magicpig::lsh {
 
 Segment::Segment(TablesShape shape, uint32_t count)
-    : shape_(shape),
-      count_(count),
-      own_starts_(starts_size()),
-      own_ids_(ids_size()),
-      starts_(own_starts_.data()),
-      ids_(own_ids_.data()) {}
+    : shape_(shape), count_(count), starts_(starts_size()), ids_(ids_size()) {}
 
 Segment::Segment(TablesShape shape, uint32_t count, const uint16_t* starts, const uint16_t* ids)
-    : shape_(shape), count_(count), starts_(starts), ids_(ids) {}
+    : shape_(shape), count_(count), starts_(Column<uint16_t>::View(starts)), ids_(Column<uint16_t>::View(ids)) {}
 
 template <typename F>
 void Segment::ForEach(size_t table, uint32_t bucket, F&& f) const {
   const uint32_t n = parts();
   const uint16_t* start = starts(table, bucket);
-  const uint16_t* id = ids_ + table * count_;
+  const uint16_t* id = ids() + table * count_;
   for (uint32_t p = 0; p < n; ++p) id += start[p];
   for (uint32_t p = 0; p < n; ++p) {
     for (const uint16_t* end = id + (start[n + p] - start[p]); id < end; ++id) {
@@ -38,8 +33,8 @@ class Segment::TableWriter {
  public:
   TableWriter(Segment& segment, size_t table)
       : parts_(segment.parts()),
-        start_(segment.own_starts_.data() + table * (segment.shape_.buckets() + 1) * parts_),
-        id_(segment.own_ids_.data() + table * segment.count_) {
+        start_(segment.starts_.mutable_data() + table * (segment.shape_.buckets() + 1) * parts_),
+        id_(segment.codes(table)) {
     EndBucket();
   }
   void Put(uint32_t key) {
@@ -60,21 +55,21 @@ class Segment::TableWriter {
 
 void Segment::Sort(size_t table, SortScratch& scratch) {
   const uint32_t n = parts(), buckets = shape_.buckets();
-  uint16_t* const ids = own_ids_.data() + table * count_;
-  const uint16_t* const codes = scratch.codes.data();
+  uint16_t* const ids = codes(table);
+  const uint16_t* const code_of = scratch.codes.data();
   uint32_t* const places = scratch.places.data();
   std::memcpy(scratch.codes.data(), ids, count_ * sizeof *ids);
   std::memset(places, 0, scratch.places.bytes());
   // Calls f(place of the key's bucket, key within its part) for every key.
   const auto for_each = [&](auto&& f) {
     for (uint32_t p = 0; p < n; ++p) {
-      const uint16_t* code = codes + size_t{p} * kPartKeys;
+      const uint16_t* code = code_of + size_t{p} * kPartKeys;
       uint32_t* const of_part = places + size_t{p} * buckets;
       for (uint32_t i = 0, end = part_count(p); i < end; ++i) f(of_part[code[i]], i);
     }
   };
   for_each([](uint32_t& place, uint32_t) { ++place; });
-  uint16_t* start = own_starts_.data() + table * (buckets + 1) * n;
+  uint16_t* start = starts_.mutable_data() + table * (buckets + 1) * n;
   uint32_t sums[kMostParts] = {}, sum = 0;
   for (uint32_t b = 0; b < buckets; ++b) {
     for (uint32_t p = 0; p < n; ++p) {
@@ -88,10 +83,13 @@ void Segment::Sort(size_t table, SortScratch& scratch) {
   for_each([ids](uint32_t& place, uint32_t key) { ids[place++] = static_cast<uint16_t>(key); });
 }
 
-Segment Segment::Copy() const {
+Segment Segment::Copy(const magicpig_pool& pool) const {
   Segment copy(shape_, count_);
-  std::memcpy(copy.own_starts_.data(), starts_, copy.own_starts_.bytes());
-  std::memcpy(copy.own_ids_.data(), ids_, copy.own_ids_.bytes());
+  const size_t table_starts = starts_size() / shape_.tables;
+  ParallelFor(pool, shape_.tables, [&](uint32_t table, uint32_t) {
+    std::memcpy(copy.starts_.mutable_data() + table * table_starts, starts() + table * table_starts, table_starts * sizeof(uint16_t));
+    std::memcpy(copy.codes(table), ids() + size_t{table} * count_, count_ * sizeof(uint16_t));
+  });
   return copy;
 }
 
@@ -137,12 +135,15 @@ void Segment::Codes(uint32_t count, uint16_t* codes) const {
   }
 }
 
-bool Segment::Valid(const magicpig_pool& pool) const {
-  std::atomic<bool> valid{true};
+uint32_t Segment::InvalidTable(const magicpig_pool& pool) const {
+  std::atomic<uint32_t> first{shape_.tables};
   ParallelFor(pool, shape_.tables, [&](uint32_t table, uint32_t) {
-    if (!ValidTable(table)) valid = false;
+    if (table > first.load(std::memory_order_relaxed) || ValidTable(table)) return;
+    uint32_t before = first.load(std::memory_order_relaxed);
+    while (table < before && !first.compare_exchange_weak(before, table, std::memory_order_relaxed)) {
+    }
   });
-  return valid;
+  return first;
 }
 
 bool Segment::ValidTable(size_t table) const {

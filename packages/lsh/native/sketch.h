@@ -91,8 +91,7 @@ class KeySketch {
   int Select(const magicpig_selector_args& args, magicpig_selection* out) const;
 
  private:
-  static constexpr size_t kChunkKeys = 1024;
-  // Keys in memory of its own, or within a file.
+  // Keys in memory of its own, or within a file: kSketchChunk of them, or as many as the last one needs.
   struct Chunk {
     const uint8_t* codes;     // [blocks][bits][size / 8][kSketchKeys]
     const uint16_t* factors;  // [blocks][kSketchKeys] bfloat16
@@ -102,24 +101,31 @@ class KeySketch {
   };
   struct Head {
     size_t size = 0;
-    std::vector<std::shared_ptr<Chunk>> chunks;  // each of kChunkKeys keys, but for the last of a file
+    std::vector<std::shared_ptr<Chunk>> chunks;
     std::shared_ptr<const Buffer<float>> centre;  // [dim], or null for zero
   };
-  struct Query {
-    float sigma, offset;
-    double norm;
-    SketchQuery scan;
+  // Working space of rotations, and what they leave.
+  struct Rotated {
+    Buffer<int16_t> rounded;         // [dim, even]
+    Buffer<int16_t> lanes, rotated;  // [size][kLanes]
+    float inverse_norms[kLanes];
+    void Reserve(size_t dim, size_t size) {
+      rounded.Reserve(dim + 1, 0);
+      lanes.Reserve(size * kLanes, 0);
+      rotated.Reserve(size * kLanes, 0);
+    }
   };
+  struct Query;
   struct Scratch;
   static Scratch& ThreadScratch();
 
   size_t block_bytes() const { return kSketchKeys * options_.bits * size_ / 8; }
-  std::shared_ptr<Chunk> NewChunk(const Chunk* copied, size_t keys) const;
-  Status EncodeLanesOf(const float* keys, size_t count, const float* centre, size_t place, Chunk& chunk, Scratch& scratch) const;
-  Status Rotate(const float* vectors, size_t count, size_t lane, const float* centre, Scratch& scratch) const;
+  std::shared_ptr<Chunk> NewChunk(size_t room, const Chunk* copied, size_t keys) const;
+  Status EncodeLanesOf(const float* keys, size_t count, const float* centre, size_t place, Chunk& chunk, Rotated& space) const;
+  Status Rotate(const float* vectors, size_t count, size_t lane, const float* centre, Rotated& space) const;
   Status Prepare(const Head& head, const float* queries, size_t count, Scratch& scratch) const;
+  void Depths(const Head& head, size_t n, size_t count, Scratch& scratch) const;
   static double MeanSquareFactor(const Head& head, size_t n);
-  void Scan(const Head& head, size_t n, const Query* queries, size_t count, float* scores, size_t stride, float* largest) const;
 
   Options options_;
   const Kernels& kernels_;

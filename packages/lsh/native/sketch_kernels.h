@@ -7,14 +7,24 @@
 // <x - centre, q> (the estimator of RaBitQ, Gao and Long 2024, and of extended RaBitQ, Gao et al. 2025).
 //
 // Scores. A query is rotated likewise and multiplied by a gain, then rounded to integers q such that the magnitudes in each span (see
-// `spans`) add up to at most 255: partial sums over a span fit in 8 bits. r = factor <v, q> is exact but for one rounding, and
-// sigma r + offset estimates scale x.q, where sigma undoes the gain and offset = scale centre.q.
+// FineSpans) add up to at most 255: partial sums over a span fit in 8 bits. With sum = <u, q> + (2^b - 1) |negative part of q|_1, at most
+// shift = (2^b - 1) |q|_1, r = factor (2 sum - shift) = factor <v, q> is exact but for one rounding, and sigma r + offset estimates
+// scale x.q, where sigma undoes the gain and offset = scale centre.q.
 //
-// Draws. Estimates scatter around the scores, so the expected score given an estimate lies nearer the mean: with sigma' = temper sigma,
-// temper being a constant for each number of bits, key i gets the weight w = 2^((r - max r) sigma' log2(e)), within 1e-4 of the power, and
-// is drawn with probability pi = min(1, tau (w + floor)): when the upper 24 bits of word i % 4 of Philox({i / 4, head, step, 3}, seed) lie
-// below 2^24 pi, rounded up. That rounded value is the pi that weights are corrected by. Query heads of one KV head share the random
-// words: each draw alone is what it would be otherwise, and together they read fewer different keys.
+// Quarters. Estimates scatter around the scores, so the expected score given an estimate lies nearer the mean: draws go by sigma' =
+// temper sigma, temper being a constant for each number of bits. What they need is integers only. With a ** b = (a b + 2^14) >> 15,
+//   F = (m 2^7) >> min(E - e, 15), 0 for e = 0: a factor's sign aside, m is its 8 bits and e its biased exponent, E the largest of all keys
+//   R = ((sum - (shift >> 1)) << lift) ** F, lift being the largest of 0 .. 14 with ((shift + 1) >> 1) << lift at most 2^15 - 1
+//   S = R ** G, G = min(2^14, floor(sigma' 2^(E - 108 - lift) + 1/2))
+// so that S is the score in quarters of a nat, up to a constant.
+//
+// Draws. A histogram of M - S, M being the largest S, and the budget give tau and floor (sketch_plan.h), and the first bin with
+// tau (w + floor) <= 1, w = e^(-(M - S) / 4); base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the
+// probability pi = min(1, tau (w + floor)), w being that of the bin base + level, rounded up to T / 2^32. It is drawn when its random word is
+// less than T: the upper 16 bits are half i % 8 of Philox({i / 8, head, step, 3}, seed), the lower ones, which matter to a key in 65,536,
+// those of Philox({i / 8, head, step, 4}, seed), the lower half of a word coming first. T / 2^32 is the pi that weights are corrected by.
+// Query heads of one KV head share the random words: each draw alone is what it would be otherwise, and together they read fewer
+// different keys.
 //
 // All floats are rounded after each operation.
 #ifndef MAGICPIG_LSH_SKETCH_KERNELS_H_
@@ -38,26 +48,37 @@ inline constexpr size_t kSketchTableBytes = 11 * 64;
 // Query heads that share one reading of the codes.
 inline constexpr size_t kSketchQueries = 4;
 inline constexpr int kSketchSteps = 4;
-inline constexpr int kSketchBins = 256;
+// Quarters below the largest score that are told apart, and those of a draw.
+inline constexpr int kSketchBins = 128, kSketchLevels = 64;
+inline constexpr size_t kSketchCounters = 4;
+// Keys whose depths are below one score.
+inline constexpr size_t kSketchChunk = 1024;
 // Draw may write this many beyond the last one.
 inline constexpr size_t kDrawSlack = 16;
 inline constexpr int32_t kSpanLimit = 255;
-inline constexpr float kUniformOne = 0x1p24f;
 
 // Sizes of the bytes' runs, within a unit's eight, whose magnitudes add up to at most 255: all eight while the error of the codes is
 // large beside that of so coarse a rounding, and 3 + 3 + 2 from 3 bits on.
 constexpr bool FineSpans(uint32_t bits) { return bits >= 3; }
 
-struct SketchQuery {
-  const uint8_t* tables;  // [size / kSketchUnit][kSketchTableBytes], as `tables` made them
-  float shift;            // (2^bits - 1) |q|_1: <v, q> = 2 <u + half the negative part, q> - shift, see Scan
+// From sums to quarters, see above.
+struct SketchScale {
+  uint16_t half;  // shift >> 1
+  uint16_t lift;
+  int16_t gain;   // G
 };
 
+// By level: T >> 16 but at most 2^16 - 1, the rest of T, and log pi.
 struct SketchDraw {
-  float largest;  // max r
-  float gain;     // sigma' log2(e)
-  float tau;      // times 2^24
-  float floor;
+  alignas(64) uint16_t upper[kSketchLevels];
+  uint32_t rest[kSketchLevels];
+  float logs[kSketchLevels];
+};
+
+// Whose random words.
+struct SketchStream {
+  uint64_t seed;
+  uint32_t head, step;
 };
 
 struct SketchKernels {
@@ -73,25 +94,30 @@ struct SketchKernels {
   // Lookup tables of a rounded query q [size], in this instruction set's own order.
   void (*tables)(const int16_t* q, size_t size, uint8_t* tables);
 
-  // scores [queries][stride]: r of blocks * kSketchKeys keys for each of at most kSketchQueries queries; largest [queries] is raised to the
-  // largest of them. codes and factors are 64-byte aligned.
-  void (*scan)(const uint8_t* codes, const uint16_t* factors, size_t blocks, uint32_t bits, size_t size, const SketchQuery* queries,
-               size_t count, float* scores, size_t stride, float* largest);
+  // sums [count][stride]: of blocks * kSketchKeys keys for each of at most kSketchQueries queries, whose tables [count][size / kSketchUnit]
+  // [kSketchTableBytes] are as `tables` made them. codes are 64-byte aligned.
+  void (*scan)(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, size_t count, uint16_t* sums,
+               size_t stride);
 
-  // out [n]: upper 24 bits of the random words of keys first .. first + n - 1, as floats. first and n are multiples of kSketchKeys.
-  void (*uniforms)(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out);
+  // out [n] = F of bfloat16 factors [n], E being `exponent`.
+  void (*factors)(const uint16_t* bf16, size_t n, int32_t exponent, int16_t* out);
 
-  // counts [kSketchBins] += how many of scores [n], of the first `lanes` of every kSketchKeys, lie in each bin: eighths below the largest
-  // of sigma' r, eighths being 8 sigma'.
-  void (*histogram)(const float* scores, size_t n, size_t lanes, float largest, float eighths, uint32_t* counts);
+  // From sums [n] and factors F [n]: depths [n] = min(255, largest - S), largest being the largest S, which is returned. Changes sums. n is at
+  // most kSketchChunk and at least 1; all arrays have room for n rounded up to kSketchKeys.
+  int32_t (*depths)(uint16_t* sums, const int16_t* factors, size_t n, const SketchScale& scale, uint8_t* depths);
 
-  // Keys of those with scores [n] that are drawn, as first + their place, ascending, and 2^24 pi before rounding up, which may exceed 2^24.
-  // Returns how many. n is a multiple of 16.
-  size_t (*draw)(const float* scores, const float* uniforms, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
-                 float* thresholds);
+  // counts [kSketchCounters][kSketchBins] += how many of depths [n], of the first `lanes` of every kSketchKeys, lie in each bin: depth +
+  // offset, at least 0 and below 2^15, or the last. The sets of counters add up: neighbours often share a bin, and an increment need not
+  // wait for the one before.
+  void (*histogram)(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]);
 
-  // Replaces the thresholds [n] of drawn keys by log pi, pi being the threshold rounded up, over 2^24, and at most 1. Within 1e-6.
-  void (*logs)(float* values, size_t n);
+  // words [n]: upper halves of the random words of keys first .. first + n - 1. first and n are multiples of kSketchKeys.
+  void (*words)(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words);
+
+  // Keys first .. first + n - 1 that are drawn, ascending, and their log pi; returns how many. Levels are depth + offset, clamped. depths and
+  // words [n rounded up to kSketchKeys]; first is a multiple of kSketchKeys.
+  size_t (*draw)(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
+                 uint32_t first, uint32_t* ids, float* logs);
 };
 
 // That of the same name as BestKernels().

@@ -98,69 +98,76 @@ inline void NibbleTables(const int16_t* q, size_t size, uint8_t* tables) {
   }
 }
 
-inline float FactorOf(uint16_t bf16) { return std::bit_cast<float>(uint32_t{bf16} << 16); }
+inline void SketchFactors(const uint16_t* bf16, size_t n, int32_t exponent, int16_t* out) {
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t below = exponent - (bf16[i] >> 7 & 0xff), mantissa = ((bf16[i] & 0x7f) | 0x80) << 7;
+    // Negative for leftovers behind the last key.
+    const int32_t places = below < 0 ? 0 : below < 15 ? below : 15;
+    out[i] = static_cast<int16_t>((bf16[i] & 0x7f80) == 0 ? 0 : mantissa >> places);
+  }
+}
 
-inline void SketchHistogram(const float* scores, size_t n, size_t lanes, float largest, float eighths, uint32_t* counts) {
-  // Neighbours often share a bin; four sets of counters keep an increment from waiting for the one before.
-  uint32_t sets[4][kSketchBins] = {};
+// The `**` of sketch_kernels.h, in a form that compilers know.
+inline int16_t MultiplyHigh(int16_t a, int16_t b) { return static_cast<int16_t>(((a * b >> 14) + 1) >> 1); }
+
+inline int32_t SketchDepths(uint16_t* sums, const int16_t* factors, size_t n, const SketchScale& scale, uint8_t* depths) {
+  auto* scores = reinterpret_cast<int16_t*>(sums);
+  const auto one = [=](size_t i) {
+    const auto dot = static_cast<int16_t>(static_cast<uint16_t>(sums[i] - scale.half) << scale.lift);
+    scores[i] = MultiplyHigh(MultiplyHigh(dot, factors[i]), scale.gain);
+  };
+  // Whole blocks, so that vectors need no rest. What stands behind the last key counts for nothing.
+  const size_t whole = (n + kSketchKeys - 1) / kSketchKeys * kSketchKeys;
+  for (size_t i = 0; i < whole; ++i) one(i);
+  for (size_t i = n; i < whole; ++i) scores[i] = INT16_MIN;
+  int16_t largest = INT16_MIN;
+  for (size_t i = 0; i < whole; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  for (size_t i = 0; i < whole; ++i) {
+    const auto depth = static_cast<uint16_t>(largest - scores[i]);
+    depths[i] = static_cast<uint8_t>(depth < 255 ? depth : 255);
+  }
+  return largest;
+}
+
+inline void SketchHistogram(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]) {
   for (size_t first = 0; first < n; first += kSketchKeys) {
     const size_t count = lanes < n - first ? lanes : n - first;
-    int32_t bins[kSketchKeys];
+    uint16_t bins[kSketchKeys];
     for (size_t i = 0; i < count; ++i) {
-      constexpr float kLast = kSketchBins - 1;
-      const float depth = (largest - scores[first + i]) * eighths;
-      // At least 0, but for a view of a damaged file, whose factors may be anything.
-      bins[i] = static_cast<int32_t>(depth > 0 ? depth < kLast ? depth : kLast : 0);
+      const auto bin = static_cast<uint16_t>(depths[first + i] + offset);
+      bins[i] = bin < kSketchBins ? bin : kSketchBins - 1;
     }
-    for (size_t i = 0; i < count; ++i) ++sets[i % 4][bins[i]];
-  }
-  for (size_t i = 0; i < kSketchBins; ++i) counts[i] += sets[0][i] + sets[1][i] + sets[2][i] + sets[3][i];
-}
-
-// 2^24 tau (w + floor), the weight by a polynomial for 2^f on [-1/2, 1/2] (minimax, relative error 7.5e-5).
-inline float SketchThreshold(float score, const SketchDraw& draw) {
-  constexpr float kRound = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
-  float t = (score - draw.largest) * draw.gain;
-  t = t > -60.0f ? t : -60.0f;  // far below any floor
-  const float shifted = t + kRound;
-  const float f = t - (shifted - kRound);
-  float p = 0.0551716648f * f + 0.242611125f;
-  p = p * f + 0.693260968f;
-  p = p * f + 0.999928057f;
-  const float w = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
-  return draw.tau * (w + draw.floor);
-}
-
-// The logarithm of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
-inline void SketchLogs(float* values, size_t n) {
-  constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
-  for (size_t i = 0; i < n; ++i) {
-    const float threshold = values[i] < kUniformOne ? values[i] : kUniformOne;
-    const float below = static_cast<float>(static_cast<int32_t>(threshold));
-    const float rounded = below < threshold ? below + 1.0f : below;
-    const auto bits = std::bit_cast<int32_t>(rounded);
-    const int32_t exponent = (bits - kRootHalf) >> 23;
-    const float z = std::bit_cast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(exponent) << 23)) - 1.0f;
-    float p = 7.0376836292e-2f * z - 1.1514610310e-1f;
-    p = p * z + 1.1676998740e-1f;
-    p = p * z - 1.2420140846e-1f;
-    p = p * z + 1.4249322787e-1f;
-    p = p * z - 1.6668057665e-1f;
-    p = p * z + 2.0000714765e-1f;
-    p = p * z - 2.4999993993e-1f;
-    p = p * z + 3.3333331174e-1f;
-    const float square = z * z;
-    const float log = z + (p * z * square - 0.5f * square);
-    values[i] = log + static_cast<float>(exponent - 24) * 0.69314718f;
+    for (size_t i = 0; i < count; ++i) ++counts[i % kSketchCounters][bins[i]];
   }
 }
 
-inline void SketchUniforms(uint64_t seed, uint32_t head, uint32_t step, uint32_t first, size_t n, float* out) {
-  for (size_t i = 0; i < n; i += 4) {
-    const PhiloxBlock words = Philox({static_cast<uint32_t>((first + i) / 4), head, step, 3}, static_cast<uint32_t>(seed),
-                                     static_cast<uint32_t>(seed >> 32));
-    for (size_t j = 0; j < 4; ++j) out[i + j] = static_cast<float>(words[j] >> 8);
+// Last words of the counters.
+constexpr uint32_t kUpperDomain = 3, kLowerDomain = 4;
+
+inline uint16_t HalfOf(const PhiloxBlock& block, uint32_t key) {
+  return static_cast<uint16_t>(block[key % 8 / 2] >> key % 2 * 16);
+}
+
+inline PhiloxBlock RandomBlock(const SketchStream& stream, uint32_t key, uint32_t domain) {
+  return Philox({key / 8, stream.head, stream.step, domain}, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
+}
+
+inline void SketchWords(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words) {
+  for (size_t i = 0; i < n; i += 8) {
+    const auto key = static_cast<uint32_t>(first + i);
+    const PhiloxBlock block = RandomBlock(stream, key, kUpperDomain);
+    for (uint32_t j = 0; j < 8; ++j) words[i + j] = HalfOf(block, key + j);
   }
+}
+
+inline uint32_t LevelOf(uint8_t depth, int32_t offset) {
+  const int32_t level = depth + offset;
+  return static_cast<uint32_t>(level < 0 ? 0 : level < kSketchLevels ? level : kSketchLevels - 1);
+}
+
+// Whether a key is drawn whose upper half is that of T.
+inline bool LowerHalfDraws(const SketchDraw& draw, uint32_t level, const SketchStream& stream, uint32_t key) {
+  return HalfOf(RandomBlock(stream, key, kLowerDomain), key) < draw.rest[level];
 }
 
 }  // namespace

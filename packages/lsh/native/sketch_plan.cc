@@ -1,34 +1,57 @@
 #include "sketch_plan.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 
 namespace magicpig::lsh {
 namespace {
 
-// e^(-1/16) and e^(-1/8): the weight in the middle of the first bin, and from one bin to the next.
-constexpr double kFirstWeight = 0.9394130628134758;
-constexpr double kNextWeight = 0.8824969025845955;
+// e^(-1/4): from the weight of one bin to the next.
+constexpr double kNextWeight = 0.7788007830714049;
 // More than any weight's inverse: every key is drawn.
 constexpr double kAllTau = 1e30;
+
+// Of each bin.
+constexpr auto kWeights = [] {
+  std::array<double, kSketchBins> weight{1};
+  for (int i = 1; i < kSketchBins; ++i) weight[i] = weight[i - 1] * kNextWeight;
+  return weight;
+}();
+
+// log(x / 2^32): the logarithm of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
+float LogOf(float x) {
+  constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
+  const auto bits = std::bit_cast<int32_t>(x);
+  const int32_t exponent = (bits - kRootHalf) >> 23;
+  const float z = std::bit_cast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(exponent) << 23)) - 1.0f;
+  float p = 7.0376836292e-2f * z - 1.1514610310e-1f;
+  p = p * z + 1.1676998740e-1f;
+  p = p * z - 1.2420140846e-1f;
+  p = p * z + 1.4249322787e-1f;
+  p = p * z - 1.6668057665e-1f;
+  p = p * z + 2.0000714765e-1f;
+  p = p * z - 2.4999993993e-1f;
+  p = p * z + 3.3333331174e-1f;
+  const float square = z * z;
+  const float log = z + (p * z * square - 0.5f * square);
+  return log + static_cast<float>(exponent - 32) * 0.69314718f;
+}
 
 }  // namespace
 
 SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share,
                     double inflation) {
-  double weight[kSketchBins];
-  weight[0] = kFirstWeight;
-  for (int i = 1; i < kSketchBins; ++i) weight[i] = weight[i - 1] * kNextWeight;
-
   double total = 0;
-  for (int i = kSketchBins - 1; i >= 0; --i) total += counts[i] * weight[i];
+  for (int i = kSketchBins - 1; i >= 0; --i) total += counts[i] * kWeights[i];
   const double floor = floor_share * total / static_cast<double>(counted);
 
   // Of the bins from i on: keys, sum of w + floor, of w^2 / (w + floor) and of w^2. When these are the keys with pi < 1, the variance of the
   // estimated total is their ratios / tau - squares.
   double sums[kSketchBins + 1] = {}, ratios[kSketchBins + 1] = {}, squares[kSketchBins + 1] = {};
   for (int i = kSketchBins - 1; i >= 0; --i) {
-    const double raised = weight[i] + floor, square = weight[i] * weight[i];
+    const double raised = kWeights[i] + floor, square = kWeights[i] * kWeights[i];
     sums[i] = sums[i + 1] + counts[i] * raised;
     ratios[i] = ratios[i + 1] + counts[i] * (square / raised);
     squares[i] = squares[i + 1] + counts[i] * square;
@@ -41,7 +64,7 @@ SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const S
     double above = 0;
     for (int i = 0; i < kSketchBins; ++i) {
       *tau = tau_from(i, above);
-      if (*tau * (weight[i] + floor) <= 1) return i;
+      if (*tau * (kWeights[i] + floor) <= 1) return i;
       above += counts[i];
     }
     *tau = kAllTau;
@@ -70,7 +93,18 @@ SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const S
     first = by_count(expected, &tau);
   }
   const double variance = std::max(ratios[first] / tau - squares[first], 0.0) * part;
-  return {static_cast<float>(tau * kUniformOne), static_cast<float>(floor), std::sqrt(variance) / total * inflation};
+  return {tau, floor, std::max(first - 1, 0), std::sqrt(variance) / total * inflation};
+}
+
+void PlanLevels(const SketchPlan& plan, SketchDraw& draw) {
+  constexpr double kOne = 0x1p32;
+  for (int level = 0; level < kSketchLevels; ++level) {
+    const double pi = plan.tau * (kWeights[std::min(plan.base + level, kSketchBins - 1)] + plan.floor);
+    const double threshold = pi >= 1 ? kOne : std::max(std::ceil(pi * kOne), 1.0);
+    draw.upper[level] = static_cast<uint16_t>(std::min(threshold / 0x1p16, 65535.0));
+    draw.rest[level] = static_cast<uint32_t>(threshold - draw.upper[level] * 0x1p16);
+    draw.logs[level] = LogOf(static_cast<float>(threshold));
+  }
 }
 
 double NoiseInflation(double variance) {

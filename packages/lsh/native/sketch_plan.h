@@ -19,15 +19,18 @@ struct SketchBudget {
 };
 
 struct SketchPlan {
-  float tau;     // times 2^24
-  float floor;
-  double error;  // relative standard error of the sum of e^score over all keys, as estimated
+  double tau, floor;  // pi = min(1, tau (e^(-bin / 4) + floor))
+  int32_t base;       // bin of level 0, see sketch_kernels.h
+  double error;       // relative standard error of the sum of e^score over all keys, as estimated
 };
 
 // counts [kSketchBins] as `histogram` makes them, of `counted` out of `keys` keys; both at least 1. floor_share is the floor in units of the
 // mean weight. `inflation` is how much larger the standard error is because the weights are estimates, see NoiseInflation. Doubles are
 // rounded after each operation, sums run from the last bin to the first.
 SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share, double inflation);
+
+// What each level is drawn by. Logarithms are within 1e-6.
+void PlanLevels(const SketchPlan& plan, SketchDraw& draw);
 
 // e^(v / 2), for the variance v that a score has given its estimate. Let t be the tempered score: the expectations of e^s and e^2s given t
 // are e^(t + v/2) and e^(2t + 2v), up to constants, so the squared relative error of a sum of weights grows by e^v.

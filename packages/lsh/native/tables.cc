@@ -50,8 +50,8 @@ Tables::Tables(const TablesOptions& options, std::shared_ptr<const Projection> p
 
 size_t Tables::bytes() const {
   size_t sum = sizeof(Tables) + heads_.capacity() * sizeof(heads_[0]) + (log_table_.capacity() + centres_.capacity()) * sizeof(float);
-  for (uint32_t h = 0; h < heads_.size(); ++h) {
-    if (heads_[h]) sum += sizeof(Head) - sizeof(HeadIndex) + heads_[h]->index.bytes() + vector_bytes(h) + norm_bytes(h);
+  for (const auto& head : heads_) {
+    if (head) sum += sizeof(Head) - sizeof(HeadIndex) + head->index.bytes() + ColumnShares(*head);
   }
   return sum;
 }
@@ -126,16 +126,30 @@ Status Tables::AddCodes(uint32_t head, const uint16_t* codes, size_t n) {
   Head& target = Open(head, fresh);
   const size_t size = target.index.size();
   if (options_.norms) std::fill_n(target.inverse_norms.Reserve(size + n, size) + size, n, 0.0f);
-  target.index.Append(*pool_, n,
-                      [&](size_t begin, size_t rows, uint16_t* out, size_t row_stride, size_t table_stride, uint32_t) {
-                        // The caller's memory may be shared with a thread that changes it after the check.
-                        const auto mask = static_cast<uint16_t>(shape().buckets() - 1);
-                        for (size_t row = 0; row < rows; ++row) {
-                          const uint16_t* from = codes + (begin + row) * tables;
-                          for (size_t t = 0; t < tables; ++t) out[row * row_stride + t * table_stride] = from[t] & mask;
-                        }
-                        return true;
-                      });
+  target.index.AppendCodes(*pool_, n, codes);
+  if (fresh) heads_[head] = std::move(fresh);
+  return Status::kOk;
+}
+
+Status Tables::AddSegment(uint32_t head, const GivenSegment& given, uint32_t* table) {
+  const size_t dim = projection_->dim(), n = given.count;
+  const bool needs_centre = options_.centring == Centring::kAuto && centre(head) == nullptr;
+  if (needs_centre != (given.centre != nullptr)) return Status::kCentre;
+  // Copied before it is looked at: the caller's memory may be shared with a thread that changes it.
+  Segment segment = Segment(shape(), given.count, given.starts, given.ids).Copy(*pool_);
+  *table = segment.InvalidTable(*pool_);
+  if (*table != shape().tables) return Status::kInvalidSegment;
+  std::unique_ptr<Head> fresh;
+  Head& target = Open(head, fresh);
+  const size_t size = target.index.size();
+  if (options_.norms) {
+    float* const norms = target.inverse_norms.Reserve(size + n, size) + size;
+    std::memcpy(norms, given.inverse_norms, n * sizeof(float));
+    if (!std::all_of(norms, norms + n, [](float norm) { return norm >= 0 && std::isfinite(norm); })) return Status::kInvalidNorm;
+  }
+  Column<float> centre = given.centre != nullptr ? Column<float>::Copy(given.centre, dim) : target.centre;
+  target.index.AppendSegment(*pool_, std::move(segment));
+  target.centre = std::move(centre);
   if (fresh) heads_[head] = std::move(fresh);
   return Status::kOk;
 }
@@ -146,6 +160,15 @@ void Tables::Truncate(uint32_t head, size_t size) {
 
 void Tables::Clear() {
   for (auto& head : heads_) head.reset();
+}
+
+std::shared_ptr<Tables> Tables::Fork() const {
+  auto fork = std::make_shared<Tables>(options_, projection_, log_table_, pool_, centres_);
+  fork->file_ = file_;
+  for (uint32_t h = 0; h < heads_.size(); ++h) {
+    if (heads_[h]) fork->heads_[h] = std::make_unique<Head>(*heads_[h]);
+  }
+  return fork;
 }
 
 void Tables::Dispose() {

@@ -12,6 +12,7 @@
 
 #include "../include/magicpig/selector.h"
 #include "buffer.h"
+#include "column.h"
 #include "container.h"
 #include "head_index.h"
 #include "pool_handle.h"
@@ -20,7 +21,7 @@
 
 namespace magicpig::lsh {
 
-enum class Status { kOk, kNonFinite, kInvalidCode, kStopped };
+enum class Status { kOk, kNonFinite, kInvalidCode, kInvalidNorm, kInvalidSegment, kCentre, kStopped };
 
 // What head keys are hashed relative to: nothing, the mean of the keys of the head's first add, or given vectors.
 enum class Centring : uint32_t { kNone = 0, kAuto = 1, kGiven = 2 };
@@ -33,6 +34,15 @@ struct TablesOptions {
   Centring centring;
   Element keep;
   bool norms;
+};
+
+// Keys that were hashed and sorted elsewhere, as Segment has them.
+struct GivenSegment {
+  uint32_t count;
+  const uint16_t* starts;      // [tables][buckets + 1][parts]
+  const uint16_t* ids;         // [tables][count]
+  const float* inverse_norms;  // [count]
+  const float* centre;         // [dim], or null
 };
 
 // Shared with another thread while a call runs: it sets stop to end the call early, and reads how many rows are done.
@@ -84,6 +94,7 @@ class Tables {
   const TablesOptions& options() const { return options_; }
   const Projection& projection() const { return *projection_; }
   TablesShape shape() const { return {projection_->bits(), projection_->tables()}; }
+  // What forks share is divided among them; parts of a mapped file do not count.
   size_t bytes() const;
   size_t size(uint32_t head) const { return heads_[head] ? heads_[head]->index.size() : 0; }
   // [dim], or null for zero.
@@ -102,10 +113,16 @@ class Tables {
   Status Add(uint32_t head, Vectors keys, size_t n, Control* control);
   // Appends keys by their codes [n][tables] alone; their inverse norms are 0. kInvalidCode when one has more than `bits` bits.
   Status AddCodes(uint32_t head, const uint16_t* codes, size_t n);
+  // Appends keys of which no vectors are kept. kInvalidNorm when one is negative or not finite, kInvalidSegment when `table` does
+  // not hold every key once and in order, kCentre unless there is a centre exactly when a head of kAuto has none yet.
+  Status AddSegment(uint32_t head, const GivenSegment& segment, uint32_t* table);
+  // All that change a fork of a view also throw FileError when what they change is not as it should be.
   void Truncate(uint32_t head, size_t size);
   void Clear();
   // Frees everything; select fails from then on.
   void Dispose();
+  // Tables with the same keys, which share their memory until one of the two changes it.
+  std::shared_ptr<Tables> Fork() const;
 
   // Candidates of a query [dim].
   Candidates Query(uint32_t head, Vectors query, const QueryOptions& what) const;
@@ -126,8 +143,8 @@ class Tables {
     uint64_t seed;
   };
   static FileShape ReadShape(const Container& file);
-  // The tables in a file; with `view` they stay there and must not be changed. Without `view` or with `verify` everything is
-  // checked. Throws FileError.
+  // The tables in a file; with `view` they stay there, and what changes is taken out of it. Without `view` or with `verify`
+  // everything is checked. Throws FileError.
   static std::unique_ptr<Tables> Read(std::shared_ptr<const Container> file, std::shared_ptr<const Projection> projection,
                                       std::vector<float> log_table, PoolHandle pool, bool view, bool verify);
 
@@ -139,6 +156,10 @@ class Tables {
     Column<float> centre;         // [dim], or empty for zero
     Column<uint8_t> vectors;      // [index.size()][dim] of options.keep
   };
+  // As bytes(), of a head's columns.
+  static size_t ColumnShares(const Head& head) {
+    return head.vectors.share() + head.inverse_norms.share() + head.centre.share();
+  }
   // The head, or a fresh one to be put in its place when it has its keys.
   Head& Open(uint32_t head, std::unique_ptr<Head>& fresh) const;
   // Adds dot products and probabilities, or picks the nearest.

@@ -15,6 +15,14 @@ constexpr napi_type_tag kSelectorTag = {MAGICPIG_SELECTOR_TAG_LOWER, MAGICPIG_SE
 constexpr const char* kKeptNames[] = {"none", "f32", "bf16"};      // by Element
 constexpr const char* kCentringNames[] = {"none", "auto", "given"};  // by Centring
 
+constexpr const char* kInvalidNorm = "inverseNorms holds one that is negative or not finite; nothing was added.";
+constexpr const char* kNoCentre = "centre is missing: the head is centred on a mean and has none yet; nothing was added.";
+constexpr const char* kNeedlessCentre =
+    "centre is given, but the head has one already or is not centred on a mean: hash relative to what centre(head) says and leave "
+    "it out; nothing was added.";
+constexpr const char* kInvalidTable =
+    " of the segment does not hold each of its keys once, ascending within each bucket that starts delimits; nothing was added.";
+
 Napi::Number Number(Napi::Env env, double value) { return Napi::Number::New(env, value); }
 
 QueryOptions QueryOf(const Napi::Value& value) {
@@ -137,6 +145,7 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
                            InstanceMethod<&TablesObject::Add>("add"),
                            InstanceMethod<&TablesObject::AddCodes>("addCodes"),
                            InstanceMethod<&TablesObject::AddAsync>("addAsync"),
+                           InstanceMethod<&TablesObject::AddSegment>("addSegment"),
                            InstanceMethod<&TablesObject::Query>("query"),
                            InstanceMethod<&TablesObject::QueryInto>("queryInto"),
                            InstanceMethod<&TablesObject::QueryBatch>("queryBatch"),
@@ -151,7 +160,7 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
                        });
   }
 
-  // (EngineTablesOptions), or (std::shared_ptr<Tables>* as External) from a file
+  // (EngineTablesOptions), ({ fork: Tables }), or (std::shared_ptr<Tables>* as External) from a file
   explicit TablesObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TablesObject>(info) {
     const Napi::Env env = info.Env();
     if (info[0].IsExternal()) {
@@ -160,6 +169,10 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
     }
     Guard(env, [&]() -> Napi::Value {
       const auto options = info[0].As<Napi::Object>();
+      if (options.Has("fork")) {
+        tables_ = Unwrap(options.Get("fork").As<Napi::Object>())->tables_->Fork();
+        return env.Undefined();
+      }
       const PoolHandle pool = PoolOf(env, options.Get("pool"));
       if (!pool) return env.Undefined();
       const auto floats = [&](const char* name) {
@@ -252,6 +265,27 @@ class TablesObject : public Napi::ObjectWrap<TablesObject> {
             if (status == Status::kNonFinite) return Throw(env, "NON_FINITE", kNonFinite);
             return Napi::Boolean::New(env, status == Status::kOk);
           });
+    });
+  }
+
+  // (head, count, starts Uint16Array, ids Uint16Array, inverseNorms Float32Array, centre Float32Array or undefined)
+  Napi::Value AddSegment(const Napi::CallbackInfo& info) {
+    return Guard(info.Env(), [&]() -> Napi::Value {
+      const GivenSegment segment{
+          Index(info[1]), info[2].As<Napi::Uint16Array>().Data(), info[3].As<Napi::Uint16Array>().Data(),
+          info[4].As<Napi::Float32Array>().Data(), info[5].IsUndefined() ? nullptr : info[5].As<Napi::Float32Array>().Data()};
+      uint32_t table = 0;
+      const auto refuse = [&](const std::string& message) { return Throw(info.Env(), "INVALID_ARGUMENT", message); };
+      switch (tables_->AddSegment(Index(info[0]), segment, &table)) {
+        case Status::kInvalidNorm:
+          return refuse(kInvalidNorm);
+        case Status::kInvalidSegment:
+          return refuse("Table " + std::to_string(table) + kInvalidTable);
+        case Status::kCentre:
+          return refuse(segment.centre == nullptr ? kNoCentre : kNeedlessCentre);
+        default:
+          return info.Env().Undefined();
+      }
     });
   }
 

@@ -111,11 +111,7 @@ std::unique_ptr<Tables> Tables::Read(std::shared_ptr<const Container> file, std:
     if (view && verify && !head->index.Valid(*tables->pool_)) throw Corrupt("The file's tables are malformed.");
     const auto read = [&]<typename T>(Column<T>& column, uint32_t kind, size_t size) {
       const T* data = file->Get<T>(h + 1, kind, size);
-      if (view) {
-        column.View(data);
-      } else {
-        column.Copy(data, size);
-      }
+      column = view ? Column<T>::View(data) : Column<T>::Copy(data, size);
     };
     if (record.centred == 1) read(head->centre, kCentre, dim);
     if (options.norms) read(head->inverse_norms, kNorms, record.size);

@@ -5,9 +5,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-
-#include "buffer.h"
 
 namespace magicpig::lsh {
 
@@ -36,30 +33,6 @@ inline uint16_t ToBf16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
-
-// An array that grows, or that lies in a file. T is trivially copyable.
-template <typename T>
-class Column {
- public:
-  const T* data() const { return data_; }
-  size_t bytes() const { return own_.bytes(); }
-  // Makes room for `size` elements, keeping the first `used`. Throws std::bad_alloc, and then nothing has changed.
-  T* Reserve(size_t size, size_t used) {
-    own_.Reserve(size, used);
-    data_ = own_.data();
-    return own_.data();
-  }
-  void View(const T* data) { data_ = data; }
-  void Copy(const T* data, size_t size) {
-    own_ = Buffer<T>(size);
-    if (size > 0) std::memcpy(own_.data(), data, own_.bytes());
-    data_ = own_.data();
-  }
-
- private:
-  Buffer<T> own_;
-  const T* data_ = nullptr;
-};
 
 }  // namespace magicpig::lsh
 

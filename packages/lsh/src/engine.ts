@@ -54,7 +54,7 @@ export interface EngineCandidatesBatch extends EngineCandidates {
   offsets: Uint32Array;
 }
 
-/** Bytes and shape of one head's tables. */
+/** Bytes and shape of one head's tables, whole where forks share them. */
 export interface EngineStats {
   /** Vectors in each sorted segment. */
   segments: Uint32Array;
@@ -80,11 +80,11 @@ export interface EngineStats {
 
 /**
  * Tables of many heads, inside an engine. Arguments, and which methods may be called when, are checked by the caller: none
- * but `dispose`d ones are used, viewed files are not changed, and while an asynchronous call runs nothing is changed (and
- * nothing at all is called during `addAsync`).
+ * but `dispose`d ones are used, viewed files are not changed but in forks, and while an asynchronous call runs nothing is
+ * changed (and nothing at all is called during `addAsync`). What changes a fork of a viewed file may throw CORRUPT_FILE too.
  */
 export interface EngineTables {
-  /** Bytes held, exactly; those of a viewed file are not counted. */
+  /** Bytes held, those shared with forks divided among them and rounded up; those of a viewed file are not counted. */
   bytes(): number;
   stats(head: number): EngineStats;
   /** Keys of one head. */
@@ -100,6 +100,19 @@ export interface EngineTables {
    * @returns false when stopped; then nothing has changed
    */
   addAsync(head: number, vectors: Vectors, control: Uint32Array): Promise<boolean>;
+  /**
+   * Appends the keys of a segment, whose arrays have the right lengths. Throws INVALID_ARGUMENT when it does not hold every key
+   * once and in order in each table, an inverse norm is negative or not finite, or `centre` is not there exactly when the head is
+   * to be centred on a mean and has none yet; OUT_OF_MEMORY. Then nothing has changed.
+   */
+  addSegment(
+    head: number,
+    count: number,
+    starts: Uint16Array,
+    ids: Uint16Array,
+    inverseNorms: Float32Array,
+    centre: Float32Array | undefined,
+  ): void;
   /** Candidates of `query` [dim]. Throws NON_FINITE, OUT_OF_MEMORY. */
   query(head: number, query: Vectors, what: EngineQuery): EngineCandidates;
   /**
@@ -182,7 +195,8 @@ export interface Engine {
   readonly isa: string;
   readonly sketches: SketchEngine;
   createProjection(hadamard: boolean, dim: number, bits: number, tables: number, seed: number): EngineProjection;
-  createTables(options: EngineTablesOptions): EngineTables;
+  /** Empty tables, or ones with the keys of others, which share their memory until one of the two changes it. */
+  createTables(options: EngineTablesOptions | { fork: EngineTables }): EngineTables;
   /** Opens a file by its path, or its bytes, which must not change until `tables` returns. Throws IO, CORRUPT_FILE, UNSUPPORTED. */
   openTables(source: string | Uint8Array): EngineFile;
   /** Upper bound of the bytes of one head with `keys` keys, however they are added; `vectors` is the bytes of one kept vector. */

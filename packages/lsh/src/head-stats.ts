@@ -17,7 +17,7 @@ export interface SimHashStats {
    * evenly, 2^bits when all vectors share one. Queries get slower in proportion; centring or more bits lower it.
    */
   skew: number;
-  /** Bytes held, by part. Of a viewed file, those that lie in the file. */
+  /** Bytes held, by part, whole where forks share them. Of a viewed file, those that lie in the file. */
   bytes: {
     /** Ids sorted by bucket. */
     ids: number;

@@ -21,7 +21,7 @@ export {
   type SimHashIndexOptions,
 } from './simhash-index.js';
 export { SimHashProjection, type SimHashProjectionOptions } from './simhash-projection.js';
-export { SimHashTables, type SimHashTablesOptions } from './simhash-tables.js';
+export { type SimHashSegment, SimHashTables, type SimHashTablesOptions } from './simhash-tables.js';
 export { type OpenOptions, StoredTables } from './stored-tables.js';
 export type { AsyncOptions } from './tables-access.js';
 export { type TuneOptions, type Tuning, tune } from './tune.js';

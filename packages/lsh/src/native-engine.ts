@@ -10,7 +10,7 @@ const ADDON = 'magicpig_lsh';
 type Addon = Engine &
   SketchEngine & {
     Projection: new (...options: Parameters<Engine['createProjection']>) => EngineProjection;
-    Tables: new (options: EngineTablesOptions) => EngineTables;
+    Tables: new (options: EngineTablesOptions | { fork: EngineTables }) => EngineTables;
     File: new (source: string | Uint8Array, tables: Addon['Tables']) => EngineFile;
   };
 

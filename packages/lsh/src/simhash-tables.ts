@@ -8,10 +8,13 @@ import { SimHashProjection } from './simhash-projection.js';
 import { poolOf, StoredTables } from './stored-tables.js';
 import { translateErrors } from './translate-errors.js';
 import {
+  checkArray,
   checkCenter,
+  checkFinite,
   checkInteger,
   checkNumber,
   checkQuery,
+  checkVector,
   checkVectors,
   MAX_BITS,
   MAX_DIM,
@@ -19,6 +22,9 @@ import {
   MAX_TABLES,
   show,
 } from './validate.js';
+
+/** Keys of a segment's part, at most: ids take 16 bits. A segment has up to two parts. */
+const PART_KEYS = 65_535;
 
 /** Options of {@link SimHashTables}. */
 export interface SimHashTablesOptions {
@@ -51,6 +57,29 @@ export interface SimHashTablesOptions {
 }
 
 /**
+ * Keys that were hashed and sorted into buckets elsewhere, on a GPU for example: the segments of docs/format.md. They are cut
+ * into parts of 65,535 keys, the last one shorter, so that ids take 16 bits: key i is id i mod 65,535 of part floor(i / 65,535).
+ */
+export interface SimHashSegment {
+  /** Keys, 1..131,070. */
+  count: number;
+  /**
+   * [tables, 2^bits + 1, parts]: of each part, its keys in the buckets before this one. With one part, bucket b of table t is
+   * ids[t][starts[t][b] .. starts[t][b + 1]), and starts[t][2^bits] is `count`.
+   */
+  starts: Uint16Array;
+  /** [tables, count]: of each table by bucket, in a bucket by part, in a part ascending. */
+  ids: Uint16Array;
+  /** [count]: 1 / |key - centre|, 0 for the zero vector. */
+  inverseNorms: Float32Array;
+  /**
+   * [dim]: what the keys were hashed relative to. Given with the first keys of a head when `center` is `auto`, and only then;
+   * {@link SimHashTables.centre} says what later ones must be relative to.
+   */
+  centre?: Float32Array;
+}
+
+/**
  * SimHash tables of many independent heads (paper, Algorithm 1): keys are hashed `tables` times to `bits` bits, and a query
  * returns the keys that share its bucket in at least `minCollisions` tables. A head without keys costs next to nothing.
  *
@@ -62,6 +91,7 @@ export class SimHashTables extends StoredTables {
   readonly dim: number;
   readonly bits: number;
   readonly tables: number;
+  readonly #opened: OpenedTables;
   #selector: object | undefined;
 
   /** @internal */
@@ -76,6 +106,7 @@ export class SimHashTables extends StoredTables {
       throw new InvalidArgumentError('The file holds a SimHashIndex; open it with that.');
     }
     super('SimHashTables', opened);
+    this.#opened = opened;
     this.heads = opened.heads;
     this.dim = opened.projection.dim;
     this.bits = opened.projection.bits;
@@ -96,7 +127,10 @@ export class SimHashTables extends StoredTables {
     return engine().headBytes(bits, tables, keys, dim, true, 0);
   }
 
-  /** Bytes held for all heads, exactly; the projections, which may be shared, are not counted. */
+  /**
+   * Bytes held for all heads, exactly, without the projections, which may be shared. What forks share is divided among them and
+   * rounded up: summed over all of them it is what they hold together.
+   */
   get bytes(): number {
     return this.access.reading.bytes();
   }
@@ -136,6 +170,40 @@ export class SimHashTables extends StoredTables {
       throw new InvalidArgumentError(`A head holds at most ${MAX_KEYS} keys.`);
     }
     translateErrors(() => tables.add(head, keys));
+  }
+
+  /**
+   * Appends keys that were hashed with these projections and sorted elsewhere: the same as {@link add} of these keys, without the
+   * hashing and sorting. Everything is copied, and then checked, on all threads.
+   *
+   * @throws InvalidArgumentError when an array has a wrong length, a table does not hold every key once and in order, an inverse
+   * norm is negative or not finite, `centre` is missing or one too many, or the head would exceed 2^32 - 1 keys;
+   * OutOfMemoryError, ReadOnlyError; then nothing was added
+   */
+  addSegment(head: number, segment: SimHashSegment): void {
+    const tables = this.access.changing;
+    const { starts, ids, inverseNorms, centre } = segment;
+    const room = MAX_KEYS - tables.length(this.#head(head));
+    const count = checkInteger('count', segment.count, 1, Math.min(2 * PART_KEYS, room));
+    const parts = Math.ceil(count / PART_KEYS);
+    checkArray('starts', starts, Uint16Array, this.tables * (2 ** this.bits + 1) * parts);
+    checkArray('ids', ids, Uint16Array, this.tables * count);
+    checkArray('inverseNorms', inverseNorms, Float32Array, count);
+    if (centre !== undefined) checkFinite('centre', checkVector('centre', centre, this.dim));
+    translateErrors(() => tables.addSegment(head, count, starts, ids, inverseNorms, centre));
+  }
+
+  /**
+   * Tables with the same keys, which share their memory until one of the two changes it: what a sequence with a common prefix
+   * starts from. Each can be changed and disposed of without the other noticing, also when it is a view of a file: what changes is
+   * copied out of it then, and checked (CorruptFileError).
+   *
+   * @throws OutOfMemoryError
+   */
+  fork(): SimHashTables {
+    const fork = this.access.reading;
+    const tables = translateErrors(() => engine().createTables({ fork }));
+    return new SimHashTables(undefined, { ...this.#opened, readOnly: false, tables });
   }
 
   /**

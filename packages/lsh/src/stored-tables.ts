@@ -23,7 +23,7 @@ type Stored<T> = new (options: undefined, opened: OpenedTables) => T;
 export abstract class StoredTables {
   readonly projection: SimHashProjection;
   readonly minCollisions: number;
-  /** Whether this is a view of a file, which cannot be changed. */
+  /** Whether this is a view of a file, which cannot be changed (but forked, see {@link SimHashTables.fork}). */
   readonly readOnly: boolean;
   /** @internal */
   protected readonly access: TablesAccess;

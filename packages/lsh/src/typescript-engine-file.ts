@@ -118,8 +118,7 @@ export function readHeads(
     if (centred! > (center === 'auto' ? 1 : 0)) throw corrupt("The file's heads are malformed.");
     const kept = keep === 'none' ? 0 : size! * dim;
     const index = new HeadIndex(bits, tables);
-    index.read(file, h + 1, size!, segments!, listed!);
-    if (check && !index.valid()) throw corrupt("The file's tables are malformed.");
+    index.read(file, h + 1, size!, segments!, listed!, check);
     return {
       index,
       ...(centred === 1 && { centre: file.get(h + 1, 'CENT', dim, Float32Array) }),

@@ -11,10 +11,13 @@ export interface Segment {
   starts: Uint16Array;
   /** [tables][count]: by bucket, then by part, then ascending. */
   ids: Uint16Array;
+  /** Indexes that share it. */
+  holders: number;
 }
 
 const PART_KEYS = 65_535;
-const SEGMENT_KEYS = 2 * PART_KEYS;
+/** Keys of a segment at most. */
+export const SEGMENT_KEYS = 2 * PART_KEYS;
 const MERGE_RATIO = 4;
 const TAIL_KEYS = 1024;
 const MOST_TAIL_KEYS = 8192;
@@ -27,17 +30,20 @@ function tailLimit(bits: number): number {
   return Math.min(MOST_TAIL_KEYS, Math.max(TAIL_KEYS, 2 ** bits / 4));
 }
 
-function partsOf(count: number): number {
+/** Parts of a segment of so many keys. */
+export function partsOf(count: number): number {
   return Math.ceil(count / PART_KEYS);
 }
 
 /** Keys live in segments, and the last few in a tail of plain codes, which queries compare one by one. */
 export class HeadIndex {
-  segments: Segment[] = [];
+  #segments: readonly Segment[] = [];
   /** Codes [listed][tables], and room for more. */
   tail: Uint16Array;
   listed = 0;
   size = 0;
+  /** Comes from a file that nobody has checked: not to be changed before. */
+  #unchecked = false;
 
   constructor(
     readonly bits: number,
@@ -46,11 +52,33 @@ export class HeadIndex {
     this.tail = new Uint16Array(0);
   }
 
+  get segments(): readonly Segment[] {
+    return this.#segments;
+  }
+
+  set segments(segments: readonly Segment[]) {
+    for (const segment of segments) segment.holders++;
+    for (const segment of this.#segments) segment.holders--;
+    this.#segments = segments;
+  }
+
+  /** What forks share is divided among them. */
   get bytes(): number {
     return this.segments.reduce(
-      (sum, { starts, ids }) => sum + starts.byteLength + ids.byteLength,
+      (sum, { starts, ids, holders }) => sum + Math.ceil((starts.byteLength + ids.byteLength) / holders),
       this.tail.byteLength,
     );
+  }
+
+  /** Another with the same keys, which shares the segments. */
+  fork(): HeadIndex {
+    const fork = new HeadIndex(this.bits, this.tables);
+    fork.tail = this.tail.slice(0, this.listed * this.tables);
+    fork.segments = this.segments;
+    fork.listed = this.listed;
+    fork.size = this.size;
+    fork.#unchecked = this.#unchecked;
+    return fork;
   }
 
   /** Upper bound of `bytes` with `keys` keys, however they were added. */
@@ -64,8 +92,12 @@ export class HeadIndex {
     return 2 * tables * (parts * (2 ** bits + 1) + keys + Math.min(keys, limit) / 8);
   }
 
-  /** Appends keys by their codes [n, tables]. Throws RangeError when memory cannot be had; then nothing has changed. */
+  /**
+   * Appends keys by their codes [n, tables]. Throws RangeError when memory cannot be had, CORRUPT_FILE; then nothing has
+   * changed.
+   */
   append(codes: Uint16Array): void {
+    this.#check();
     const { tables } = this;
     const n = codes.length / tables;
     const pending = this.listed + n;
@@ -97,9 +129,17 @@ export class HeadIndex {
     this.size += n;
   }
 
-  /** Keeps the first `size` keys. Throws RangeError when memory cannot be had; then nothing has changed. */
+  /** The codes [count][tables] of a segment's keys; undefined when a table does not hold every key once and in order. */
+  codesOf(count: number, starts: Uint16Array, ids: Uint16Array): Uint16Array | undefined {
+    const segment = { count, starts, ids, holders: 0 };
+    const codes = this.#codes(segment, count);
+    return this.#sorted(segment, codes) ? codes : undefined;
+  }
+
+  /** Keeps the first `size` keys. Throws as `append`. */
   truncate(size: number): void {
     if (size >= this.size) return;
+    this.#check();
     const sorted = this.size - this.listed;
     if (size >= sorted) {
       this.listed = size - sorted;
@@ -191,8 +231,11 @@ export class HeadIndex {
     return [...(segments.length > 0 ? sorted : []), ...(listed > 0 ? [plain] : [])];
   }
 
-  /** What `write` wrote, of `size` keys in `segments` segments and a tail of `listed`. Throws CORRUPT_FILE. */
-  read(file: Container, index: number, size: number, segments: number, listed: number): void {
+  /**
+   * What `write` wrote, of `size` keys in `segments` segments and a tail of `listed`; with `check` all of it is looked at.
+   * Throws CORRUPT_FILE.
+   */
+  read(file: Container, index: number, size: number, segments: number, listed: number, check: boolean): void {
     const { tables } = this;
     const counts = file.get(index, 'SEGS', segments, Uint32Array);
     const stride = tables * (2 ** this.bits + 1);
@@ -209,21 +252,32 @@ export class HeadIndex {
       count,
       starts: starts.slice(start, (start += partsOf(count) * stride)),
       ids: ids.slice(id, (id += count * tables)),
+      holders: 0,
     }));
     this.tail = file.get(index, 'TAIL', listed * tables, Uint16Array);
     this.listed = listed;
     this.size = size;
+    this.#unchecked = true;
+    if (check) this.#check();
+  }
+
+  #check(): void {
+    if (this.#unchecked && !this.#valid()) throw corrupt("The file's tables are malformed.");
+    this.#unchecked = false;
   }
 
   /** Whether every table holds every key once and in order: whether the segments are what sorting their codes makes. */
-  valid(): boolean {
+  #valid(): boolean {
     return (
       this.tail.every((code) => code >>> this.bits === 0) &&
-      this.segments.every((segment) => {
-        const again = this.#sort(this.#codes(segment, segment.count), segment.count);
-        return equal(again.starts, segment.starts) && equal(again.ids, segment.ids);
-      })
+      this.segments.every((segment) => this.#sorted(segment, this.#codes(segment, segment.count)))
     );
+  }
+
+  /** Whether a segment is what sorting its codes makes. */
+  #sorted(segment: Segment, codes: Uint16Array): boolean {
+    const again = this.#sort(codes, segment.count);
+    return equal(again.starts, segment.starts) && equal(again.ids, segment.ids);
   }
 
   /** Counting sort of codes [count][tables]. */
@@ -256,7 +310,7 @@ export class HeadIndex {
         ids[places[codes[i * tables + t]! * parts + part]!++] = i - part * PART_KEYS;
       }
     }
-    return { count, starts, ids };
+    return { count, starts, ids, holders: 0 };
   }
 
   /** Calls f for each part of a bucket: its ids are ids[from .. end), relative to key `base` of the segment. */
@@ -298,7 +352,7 @@ export class HeadIndex {
   }
 
   /** The last segment, and those before it that are not much larger, become one, as far as it holds them all. */
-  #merged(segments: Segment[]): Segment[] {
+  #merged(segments: readonly Segment[]): readonly Segment[] {
     let first = segments.length - 1;
     let total = segments[first]!.count;
     while (

@@ -18,6 +18,10 @@ import { dot, type TypeScriptProjection, toFloats } from './typescript-engine-pr
 /** Rows between two looks at whether an asynchronous call was stopped. */
 const ROWS_AT_ONCE = 64;
 
+const NO_CENTRE = 'centre is missing: the head is centred on a mean and has none yet; nothing was added.';
+const NEEDLESS_CENTRE =
+  'centre is given, but the head has one already or is not centred on a mean: hash relative to what centre(head) says and leave it out; nothing was added.';
+
 /** What one query finds: the first `count` elements of arrays that are reused. */
 type Found = Required<EngineCandidates>;
 
@@ -134,6 +138,41 @@ export class TypeScriptTables implements EngineTables {
     this.#heads[head] = target;
   }
 
+  /** Sorts the codes again, as adding them would. */
+  addSegment(
+    head: number,
+    count: number,
+    starts: Uint16Array,
+    ids: Uint16Array,
+    inverseNorms: Float32Array,
+    centre: Float32Array | undefined,
+  ): void {
+    const needed = this.#options.center === 'auto' && !this.#heads[head]?.centre;
+    if (needed !== (centre !== undefined)) throw engineError('INVALID_ARGUMENT', needed ? NO_CENTRE : NEEDLESS_CENTRE);
+    const target = this.#heads[head] ?? this.#newHead();
+    const { index } = target;
+    allocate(() => {
+      const codes = index.codesOf(count, starts.slice(), ids.slice());
+      if (!codes) {
+        throw engineError(
+          'INVALID_ARGUMENT',
+          'A table of the segment does not hold each of its keys once, ascending within each bucket that starts delimits; nothing was added.',
+        );
+      }
+      if (!inverseNorms.every((norm) => norm >= 0 && norm < Infinity)) {
+        throw engineError(
+          'INVALID_ARGUMENT',
+          'inverseNorms holds one that is negative or not finite; nothing was added.',
+        );
+      }
+      const all = this.#options.norms ? appended(target.inverseNorms, index.size, inverseNorms) : target.inverseNorms;
+      index.append(codes);
+      target.inverseNorms = all;
+    });
+    if (centre) target.centre = centre.slice();
+    this.#heads[head] = target;
+  }
+
   query(head: number, query: Vectors, what: EngineQuery): EngineCandidates {
     const count = this.#find(head, toFloats(query), what);
     const result = emptyCandidates(what, count);
@@ -202,7 +241,22 @@ export class TypeScriptTables implements EngineTables {
   }
 
   clear(): void {
+    for (const head of this.#heads) if (head) head.index.segments = [];
     this.#heads.fill(undefined);
+  }
+
+  /** Tables with the same keys: segments are shared, the rest is copied. */
+  fork(): TypeScriptTables {
+    const heads = this.#heads.map(
+      (head) =>
+        head && {
+          ...head,
+          index: head.index.fork(),
+          inverseNorms: head.inverseNorms.slice(),
+          vectors: head.vectors.slice(),
+        },
+    );
+    return new TypeScriptTables(this.#options, heads);
   }
 
   dispose(): void {

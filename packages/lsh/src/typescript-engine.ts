@@ -23,7 +23,8 @@ export const typescriptEngine: Engine = {
   isa: 'typescript',
   sketches: typescriptSketches,
   createProjection: (...options) => new TypeScriptProjection(...options),
-  createTables: (options) => new TypeScriptTables(options),
+  createTables: (options) =>
+    'fork' in options ? (options.fork as TypeScriptTables).fork() : new TypeScriptTables(options),
   openTables,
   // Growing arrays have an eighth to spare.
   headBytes: (bits, tables, keys, dim, norms, vectors) =>

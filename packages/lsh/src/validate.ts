@@ -55,7 +55,7 @@ export function checkQuery(name: string, value: unknown, dim: number): void {
   }
 }
 
-/** Checks a typed array of a caller's that results go to. */
+/** Checks a typed array of a caller's. */
 export function checkOutput<T extends ArrayBufferView>(name: string, value: unknown, type: new () => T): void {
   if (!(value instanceof type)) {
     throw new InvalidArgumentError(`${name} must be a ${type.name}, not ${show(value)}.`);
@@ -72,8 +72,25 @@ export function checkCenter(value: unknown, heads: number, dim: number): 'none' 
       `center must be 'none', 'auto' or a Float32Array of ${shape} values, not ${show(value)}.`,
     );
   }
-  if (!value.every(Number.isFinite)) throw new NonFiniteError('center holds NaN or an infinity.');
-  return value.slice();
+  return checkFinite('center', value.slice());
+}
+
+export function checkFinite(name: string, value: Float32Array): Float32Array {
+  if (!value.every(Number.isFinite)) throw new NonFiniteError(`${name} holds NaN or an infinity.`);
+  return value;
+}
+
+/** Checks a typed array of exactly `length` values. */
+export function checkArray<T extends Float32Array | Uint16Array>(
+  name: string,
+  value: unknown,
+  type: new () => T,
+  length: number,
+): void {
+  checkOutput(name, value, type);
+  if ((value as T).length !== length) {
+    throw new InvalidArgumentError(`${name} has ${(value as T).length} values and must have ${length}.`);
+  }
 }
 
 /** Checks the path of a file. */

@@ -6,6 +6,8 @@ process.env.MAGICPIG_ISA = 'typescript';
 await import('./codes.test.js');
 await import('./simhash-async.test.js');
 await import('./simhash-files.test.js');
+await import('./simhash-forks.test.js');
 await import('./simhash-index.test.js');
+await import('./simhash-segments.test.js');
 await import('./simhash-tables.test.js');
 await import('./simhash-vectors.test.js');

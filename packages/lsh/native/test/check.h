@@ -23,6 +23,7 @@
 
 void ContainerRefusesDamage();
 void DamagedFilesAreHarmless();
+void ForksAndSegmentsAreRight();
 void KeySketchesAreRight();
 
 #endif  // MAGICPIG_LSH_TEST_CHECK_H_

@@ -79,6 +79,10 @@ std::string Open(const std::vector<uint8_t>& bytes, bool view, bool verify, cons
     const auto projection = std::make_shared<Projection>(shape.kind, shape.dim, shape.bits, shape.tables, shape.seed);
     const auto tables = Tables::Read(file, projection, std::vector<float>(17, 1.0f), ProcessPool(1), view, verify);
     Use(*tables, queries, !view);
+    if (!view) return;
+    // What changes is taken out of the file, and looked at.
+    std::string changed = FILE_ERROR(Use(*tables->Fork(), queries, true));
+    CHECK(changed == "none" || (!verify && changed == "CORRUPT_FILE"));
   }()));
 }
 

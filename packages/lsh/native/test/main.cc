@@ -277,6 +277,7 @@ int main() {
   SelectorSelects();
   ContainerRefusesDamage();
   DamagedFilesAreHarmless();
+  ForksAndSegmentsAreRight();
   KeySketchesAreRight();
   std::printf("ok: %zu instruction sets\n", AllKernels().size());
 }

@@ -86,23 +86,19 @@ void EncodesByDefinition(const SketchKernels& kernels) {
   }
 }
 
-// r = factor <v, q>, for queries at the limit of what spans may hold.
+// Sums, for queries at the limit of what spans may hold.
 void ScansByDefinition(const SketchKernels& kernels) {
-  constexpr size_t kBlocks = 3;
+  constexpr size_t kBlocks = 3, kStride = kBlocks * kSketchKeys + 8;
   for (const size_t size : {64, 128, 256}) {
     for (uint32_t bits = 1; bits <= kMaxSketchBits; ++bits) {
       std::mt19937 random(bits * 1000 + size);
-      const size_t groups = size / 8;
+      const size_t groups = size / 8, table_bytes = size / kSketchUnit * kSketchTableBytes;
       std::vector<uint8_t> code_bytes(kBlocks * bits * groups * kSketchKeys);
       for (auto& byte : code_bytes) byte = random() % 4 == 0 ? 0xff : static_cast<uint8_t>(random());
-      std::vector<uint16_t> factor_bits(kBlocks * kSketchKeys);
-      for (auto& factor : factor_bits) factor = static_cast<uint16_t>(0x3f00 + random() % 256);
       const Buffer<uint8_t> codes = Copy(code_bytes);
-      const Buffer<uint16_t> factors = Copy(factor_bits);
 
       std::vector<std::vector<int16_t>> rounded(kSketchQueries, std::vector<int16_t>(size));
-      std::vector<Buffer<uint8_t>> tables;
-      SketchQuery queries[kSketchQueries];
+      Buffer<uint8_t> tables(kSketchQueries * table_bytes);
       for (size_t h = 0; h < kSketchQueries; ++h) {
         // Fill every span to exactly 255, the last query with few large values.
         for (size_t unit = 0; unit < size; unit += kSketchUnit) {
@@ -116,34 +112,70 @@ void ScansByDefinition(const SketchKernels& kernels) {
             }
           }
         }
-        int sum = 0;
-        for (const int16_t value : rounded[h]) sum += std::abs(value);
-        tables.emplace_back(size / kSketchUnit * kSketchTableBytes);
-        kernels.tables(rounded[h].data(), size, tables.back().data());
-        queries[h] = {tables.back().data(), static_cast<float>(((1 << bits) - 1) * sum)};
+        kernels.tables(rounded[h].data(), size, tables.data() + h * table_bytes);
       }
       for (size_t count = 1; count <= kSketchQueries; ++count) {
-        std::vector<float> scores(count * kBlocks * kSketchKeys);
-        float largest[kSketchQueries], expected_largest[kSketchQueries];
-        std::fill_n(largest, kSketchQueries, -1e30f);
-        std::fill_n(expected_largest, kSketchQueries, -1e30f);
-        kernels.scan(codes.data(), factors.data(), kBlocks, bits, size, queries, count, scores.data(), kBlocks * kSketchKeys, largest);
+        std::vector<uint16_t> sums(count * kStride);
+        kernels.scan(codes.data(), kBlocks, bits, size, tables.data(), count, sums.data(), kStride);
         for (size_t h = 0; h < count; ++h) {
           for (size_t key = 0; key < kBlocks * kSketchKeys; ++key) {
-            int dot = 0;
+            int sum = 0;
             for (size_t i = 0; i < size; ++i) {
               int level = 0;
               for (uint32_t p = 0; p < bits; ++p) {
                 const size_t byte = ((key / kSketchKeys * bits + p) * groups + i / 8) * kSketchKeys + key % kSketchKeys;
                 level = 2 * level + (code_bytes[byte] >> i % 8 & 1);
               }
-              dot += (2 * level - ((1 << bits) - 1)) * rounded[h][i];
+              sum += level * rounded[h][i] + (rounded[h][i] < 0 ? -rounded[h][i] * ((1 << bits) - 1) : 0);
             }
-            const float factor = std::bit_cast<float>(uint32_t{factor_bits[key]} << 16);
-            CHECK(scores[h * kBlocks * kSketchKeys + key] == static_cast<float>(dot) * factor);
-            expected_largest[h] = std::max(expected_largest[h], static_cast<float>(dot) * factor);
+            CHECK(sums[h * kStride + key] == sum);
           }
-          CHECK(largest[h] == expected_largest[h]);
+        }
+      }
+    }
+  }
+}
+
+// Factors and depths from their definition in wide integers.
+void MeasuresDepthsByDefinition(const SketchKernels& kernels) {
+  std::mt19937 random(2);
+  for (const size_t n : {size_t{1}, size_t{63}, size_t{64}, size_t{200}, kSketchChunk}) {
+    const size_t whole = (n + kSketchKeys - 1) / kSketchKeys * kSketchKeys;
+    for (const auto& [spread, most] : {std::pair{40, 3000u}, std::pair{3, 45900u}, std::pair{0, 200u}}) {
+      std::vector<uint16_t> factor_bits(whole), sum_values(whole);
+      for (auto& factor : factor_bits) factor = static_cast<uint16_t>((random() % 2 << 15) + (120 - random() % (spread + 1)) * 128 + random() % 128);
+      factor_bits[0] = 0x0012;  // too small to count
+      // Leftovers behind the last key.
+      for (size_t i = n; i < whole; ++i) factor_bits[i] = static_cast<uint16_t>(random());
+      for (auto& sum : sum_values) sum = static_cast<uint16_t>(random() % (most + 1));
+      std::vector<int16_t> factors(whole);
+      const int exponent = 120;
+      kernels.factors(factor_bits.data(), whole, exponent, factors.data());
+      for (size_t i = 0; i < n; ++i) {
+        const int e = factor_bits[i] >> 7 & 255, m = 128 + (factor_bits[i] & 127);
+        CHECK(factors[i] == (e == 0 ? 0 : m * 128 >> std::min(exponent - e, 15)));
+      }
+      for (const int gain : {0, 1, 250, 1 << 14}) {
+        SketchScale scale{static_cast<uint16_t>(most / 2), 0, static_cast<int16_t>(gain)};
+        while ((most - most / 2) << (scale.lift + 1) <= 32767 && scale.lift < 14) ++scale.lift;
+        std::vector<int> expected;
+        const auto times = [](int64_t a, int64_t b) { return static_cast<int>((a * b + (1 << 14)) >> 15); };
+        for (size_t i = 0; i < n; ++i) expected.push_back(times(times((sum_values[i] - int{scale.half}) * (1 << scale.lift), factors[i]), gain));
+        const int largest = *std::max_element(expected.begin(), expected.end());
+        std::vector<uint16_t> sums = sum_values;
+        std::vector<uint8_t> depths(whole);
+        CHECK(kernels.depths(sums.data(), factors.data(), n, scale, depths.data()) == largest);
+        for (size_t i = 0; i < n; ++i) CHECK(depths[i] == std::min(largest - expected[i], 255));
+
+        for (const size_t lanes : {8, 16, 64}) {
+          for (const int offset : {0, 100, 32000}) {
+            uint32_t sets[kSketchCounters][kSketchBins] = {}, counts[kSketchBins] = {};
+            kernels.histogram(depths.data(), n, lanes, offset, sets);
+            for (size_t i = 0; i < n; ++i) {
+              if (i % kSketchKeys < lanes) ++counts[std::min(depths[i] + offset, kSketchBins - 1)];
+            }
+            for (int bin = 0; bin < kSketchBins; ++bin) CHECK(sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin] == counts[bin]);
+          }
         }
       }
     }
@@ -151,64 +183,51 @@ void ScansByDefinition(const SketchKernels& kernels) {
 }
 
 void DrawsByDefinition(const SketchKernels& kernels) {
-  constexpr size_t kKeys = 512;
-  std::vector<float> uniforms(kKeys);
-  const uint64_t seed = 0x123456789abcdull;
-  const uint32_t first = 0x7ffffe00u;
-  kernels.uniforms(seed, 17, 4'000'000'000u, first, kKeys, uniforms.data());
-  for (size_t i = 0; i < kKeys; ++i) {
-    const PhiloxBlock words = Philox({static_cast<uint32_t>((first + i) / 4), 17, 4'000'000'000u, 3}, static_cast<uint32_t>(seed),
-                                     static_cast<uint32_t>(seed >> 32));
-    CHECK(uniforms[i] == static_cast<float>(words[i % 4] >> 8));
-  }
+  constexpr size_t kKeys = kSketchChunk;
+  const SketchStream stream{0x123456789abcdull, 17, 4'000'000'000u};
+  const uint32_t first = 0x7ffffc00u;
+  const auto half = [&](size_t i, uint32_t domain) {
+    const auto key = static_cast<uint32_t>(first + i);
+    const PhiloxBlock block = Philox({key / 8, stream.head, stream.step, domain}, static_cast<uint32_t>(stream.seed),
+                                     static_cast<uint32_t>(stream.seed >> 32));
+    return static_cast<uint16_t>(key % 2 ? block[key % 8 / 2] >> 16 : block[key % 8 / 2]);
+  };
+  std::vector<uint16_t> words(kKeys);
+  kernels.words(stream, first, kKeys, words.data());
+  for (size_t i = 0; i < kKeys; ++i) CHECK(words[i] == half(i, 3));
 
-  const std::vector<float> scores = Normals(kKeys, 3, 500);
-  const float largest = *std::max_element(scores.begin(), scores.end());
-  for (const float tau : {0x1p24f * 0.1f, 0x1p24f * 3, 0x1p24f * 1e20f}) {
-    const SketchDraw draw{largest, 0.01f, tau, 0.02f};
-    std::vector<uint32_t> ids(kKeys + kDrawSlack), expected_ids;
-    std::vector<float> thresholds(kKeys + kDrawSlack), expected;
-    size_t count = kernels.draw(scores.data(), uniforms.data(), kKeys, draw, 1000, ids.data(), thresholds.data());
-    size_t at = 0;
-    for (size_t i = 0; i < kKeys; ++i) {
-      const double exact = draw.tau * (std::exp2((static_cast<double>(scores[i]) - largest) * draw.gain) + draw.floor);
-      const bool drawn = at < count && ids[at] == 1000 + i;
-      if (drawn) {
-        CHECK(std::fabs(thresholds[at] / exact - 1) < 1e-4);
-        CHECK(uniforms[i] < thresholds[at]);
-        ++at;
-      } else {
-        CHECK(uniforms[i] > exact * (1 - 1e-4) - 1);
-      }
+  std::mt19937 random(3);
+  std::vector<uint8_t> depths(kKeys);
+  for (auto& depth : depths) depth = static_cast<uint8_t>(random() % 8 ? random() % 90 : random());
+  for (const double tau : {0.1, 30.0, 1e4, 1e30}) {
+    const SketchPlan plan{tau, 0.01, 3, 0};
+    SketchDraw draw;
+    PlanLevels(plan, draw);
+    std::vector<uint64_t> thresholds;
+    for (int level = 0; level < kSketchLevels; ++level) {
+      const double pi = std::min(1.0, tau * (std::exp(-(3 + level) / 4.0) + 0.01));
+      thresholds.push_back((uint64_t{draw.upper[level]} << 16) + draw.rest[level]);
+      CHECK(static_cast<double>(thresholds[level]) > pi * 0x1p32 * (1 - 1e-12) && static_cast<double>(thresholds[level]) < pi * 0x1p32 * (1 + 1e-12) + 1);
+      CHECK(std::fabs(draw.logs[level] - std::log(static_cast<double>(thresholds[level]) / 0x1p32)) < 1.1e-6 && draw.logs[level] <= 0);
+      CHECK(pi < 1 || draw.logs[level] == 0);
     }
-    CHECK(at == count);
-    std::vector<uint32_t> portable_ids(kKeys + kDrawSlack);
-    std::vector<float> portable(kKeys + kDrawSlack);
-    CHECK(kPortableSketchKernels.draw(scores.data(), uniforms.data(), kKeys, draw, 1000, portable_ids.data(), portable.data()) == count);
-    CHECK(std::equal(ids.begin(), ids.begin() + count, portable_ids.begin()));
-    CHECK(std::memcmp(thresholds.data(), portable.data(), count * sizeof(float)) == 0);
-  }
-
-  std::vector<float> logs{0x1p-10f, 1, 1.5f, 2, 3, 1000.25f, 0x1p23f, 0x1.6a09e6p23f, 0x1.6a09e8p23f, 0x1.fffffep23f, 0x1p24f, 1e30f};
-  for (int i = 0; i < 1000; ++i) logs.push_back(static_cast<float>(std::exp2(24.0 * i / 1000)));
-  const std::vector<float> from = logs;
-  kernels.logs(logs.data(), logs.size());
-  for (size_t i = 0; i < logs.size(); ++i) {
-    const double pi = std::min(1.0, std::ceil(static_cast<double>(from[i])) / kUniformOne);
-    CHECK(std::fabs(logs[i] - std::log(pi)) < 1.1e-6 && logs[i] <= 0 && (pi < 1 || logs[i] == 0));
-  }
-  std::vector<float> portable_logs = from;
-  kPortableSketchKernels.logs(portable_logs.data(), from.size());
-  CHECK(logs == portable_logs);
-
-  for (const size_t n : {size_t{1}, size_t{63}, size_t{64}, size_t{200}, kKeys}) {
-    for (const size_t lanes : {8, 16, 64}) {
-      uint32_t counts[kSketchBins] = {}, expected[kSketchBins] = {};
-      kernels.histogram(scores.data(), n, lanes, largest, 0.08f, counts);
-      for (size_t i = 0; i < n; ++i) {
-        if (i % kSketchKeys < lanes) ++expected[static_cast<int>(std::min((largest - scores[i]) * 0.08f, 255.0f))];
+    for (const int offset : {-127, -20, 0, 30, 5000}) {
+      for (const size_t n : {size_t{1}, size_t{37}, size_t{64}, size_t{100}, kKeys}) {
+        // Lower halves decide about keys whose upper ones are equal: about every 16th here.
+        std::vector<uint16_t> given = words;
+        for (size_t i = 0; i < kKeys; i += 16) given[i] = draw.upper[std::clamp(depths[i] + offset, 0, kSketchLevels - 1)];
+        std::vector<uint32_t> ids(n + kDrawSlack);
+        std::vector<float> logs(n + kDrawSlack);
+        const size_t count = kernels.draw(depths.data(), offset, given.data(), n, draw, stream, first, ids.data(), logs.data());
+        size_t at = 0;
+        for (size_t i = 0; i < n; ++i) {
+          const int level = std::clamp(depths[i] + offset, 0, kSketchLevels - 1);
+          if ((uint64_t{given[i]} << 16) + half(i, 4) >= thresholds[level]) continue;
+          CHECK(at < count && ids[at] == first + i && logs[at] == draw.logs[level]);
+          ++at;
+        }
+        CHECK(at == count);
       }
-      CHECK(std::equal(counts, counts + kSketchBins, expected));
     }
   }
 }
@@ -220,24 +239,27 @@ void PlansMeetBudgets() {
     uint32_t counts[kSketchBins] = {};
     size_t counted = 0;
     for (int i = 0; i < kSketchBins; ++i) {
-      counts[i] = kind == 0 ? 1 : kind == 1 ? (i == 0 || i == 200) * 50 : kind == 2 ? random() % (i + 1) : i == 0;
+      counts[i] = kind == 0 ? 1 : kind == 1 ? (i == 0 || i == 100) * 50 : kind == 2 ? random() % (i + 1) : i == 0;
       counted += counts[i];
     }
     const size_t keys = 4 * counted;
     for (const double floor_share : {1e-6, 0.02, 1.0}) {
       double total = 0;
-      for (int i = 0; i < kSketchBins; ++i) total += counts[i] * std::exp(-(i + 0.5) / 8);
+      for (int i = 0; i < kSketchBins; ++i) total += counts[i] * std::exp(-i / 4.0);
       const auto sums = [&](const SketchPlan& plan, double* variance) {
         double expected = 0;
         *variance = 0;
         for (int i = 0; i < kSketchBins; ++i) {
-          const double w = std::exp(-(i + 0.5) / 8), pi = std::min(1.0, plan.tau / kUniformOne * (w + plan.floor));
+          const double w = std::exp(-i / 4.0), pi = std::min(1.0, plan.tau * (w + plan.floor));
           expected += counts[i] * pi;
           *variance += counts[i] * w * w * (1 / pi - 1);
         }
-        CHECK(std::fabs(plan.floor / (floor_share * total / counted) - 1) < 1e-6);
-        // tau is rounded to a float, so where nearly all keys are drawn the variance is not exact.
-        CHECK(std::fabs(plan.error * plan.error - *variance / 4 / (total * total)) < 1e-6 + 1e-4 * plan.error * plan.error);
+        CHECK(std::fabs(plan.floor / (floor_share * total / counted) - 1) < 1e-12);
+        CHECK(std::fabs(plan.error * plan.error - *variance / 4 / (total * total)) < 1e-12 + 1e-9 * plan.error * plan.error);
+        // Level 0 is the last bin that is drawn for certain, if there is one.
+        const auto pi = [&](int bin) { return plan.tau * (std::exp(-bin / 4.0) + plan.floor); };
+        CHECK(plan.base >= 0 && plan.base < kSketchBins && (plan.base == 0 || pi(plan.base) > 1 - 1e-12));
+        CHECK(plan.base == kSketchBins - 1 || pi(plan.base + 1) < 1 + 1e-12);
         return expected;
       };
       double variance;
@@ -394,7 +416,7 @@ void DrawsAreUnbiased() {
       const double mean = sums[i] / kSteps, deviation = std::sqrt((squares[i] / kSteps - mean * mean) / kSteps);
       CHECK(std::fabs(mean - expected[i]) < 4 * deviation);
     }
-    // All keys are counted, so only the histogram's bins keep the expected number from the budget.
+    // All keys are counted.
     const double mean = read / kSteps, deviation = std::sqrt((read_square / kSteps - mean * mean) / kSteps);
     CHECK(std::fabs(mean - 70) < 4 * deviation + 1);
   }
@@ -487,6 +509,7 @@ void KeySketchesAreRight() {
   for (const SketchKernels* kernels : AllKernels()) {
     EncodesByDefinition(*kernels);
     ScansByDefinition(*kernels);
+    MeasuresDepthsByDefinition(*kernels);
     DrawsByDefinition(*kernels);
   }
   PlansMeetBudgets();

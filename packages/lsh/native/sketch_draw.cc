@@ -1,0 +1,300 @@
+// Scores of key sketches, and draws by them.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "sketch.h"
+
+namespace magicpig::lsh {
+namespace {
+
+// Variance of an estimated score in units of scale^2 |q|^2 and the mean of factor^2, measured on normal vectors.
+constexpr double kNoise[kMaxSketchBits] = {0.364, 0.42, 0.4, 0.39};
+// Exponent that draws raise e^score to, with the least error of attention on a language model's keys; about the squared cosine
+// between v and y, by which the expected score given an estimate is nearer the mean.
+constexpr float kTemper[kMaxSketchBits] = {0.55f, 0.85f, 0.95f, 1.0f};
+// Blocks whose factors stand for all.
+constexpr size_t kNoiseBlocks = 16;
+// Queries are scaled to spans of this sum of magnitudes, or less where rounding would still pass kSpanLimit.
+constexpr int32_t kFirstSpan = 248, kSpanStep = 8;
+constexpr int32_t kLargestRounded = 127;
+// Keys whose scores the histogram takes: all of up to twice as many, then a half, a quarter, and an eighth of each block.
+constexpr size_t kHistogramKeys = 8192;
+constexpr size_t kLeastHistogramLanes = 8;
+// What `**` makes of a score stays below this: sums of it do not overflow.
+constexpr double kLargestGain = 1 << 14;
+
+size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+size_t HistogramLanes(size_t n) {
+  size_t lanes = kSketchKeys;
+  for (size_t left = n / 2; left >= kHistogramKeys && lanes > kLeastHistogramLanes; left /= 2) lanes /= 2;
+  return lanes;
+}
+
+// Largest sum of magnitudes of a span of v [size].
+int32_t LargestSpan(const int16_t* v, size_t size, uint32_t bits) {
+  constexpr size_t kFine[3] = {24, 24, 16}, kCoarse[1] = {kSketchUnit};
+  int32_t largest = 0;
+  for (size_t i = 0; i < size;) {
+    const auto sum = [&](const size_t* spans, size_t count) {
+      for (size_t s = 0; s < count; ++s) {
+        int32_t sum = 0;
+        for (const size_t end = i + spans[s]; i < end; ++i) sum += std::abs(v[i]);
+        largest = std::max(largest, sum);
+      }
+    };
+    FineSpans(bits) ? sum(kFine, 3) : sum(kCoarse, 1);
+  }
+  return largest;
+}
+
+// Rounds y [size] times a gain to q, so that no span exceeds kSpanLimit and no magnitude 127; returns the gain, 0 for a zero vector.
+float RoundQuery(const int16_t* y, size_t size, uint32_t bits, int16_t* q) {
+  int32_t largest = 0;
+  for (size_t i = 0; i < size; ++i) largest = std::max<int32_t>(largest, std::abs(y[i]));
+  if (largest == 0) {
+    std::fill_n(q, size, int16_t{0});
+    return 0;
+  }
+  const auto span = static_cast<float>(LargestSpan(y, size, bits));
+  const float most = static_cast<float>(kLargestRounded) / static_cast<float>(largest);
+  for (int32_t target = kFirstSpan;; target -= kSpanStep) {
+    const float gain = std::min(static_cast<float>(target) / span, most);
+    for (size_t i = 0; i < size; ++i) {
+      constexpr float kRound = 0x1.8p23f;
+      const float shifted = static_cast<float>(y[i]) * gain + kRound;
+      q[i] = static_cast<int16_t>(std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound));
+    }
+    if (LargestSpan(q, size, bits) <= kSpanLimit) return gain;
+  }
+}
+
+// E: the largest biased exponent of bfloat16 numbers [n], signs aside.
+int32_t LargestExponent(const uint16_t* bf16, size_t n) {
+  uint16_t largest = 0;
+  for (size_t i = 0; i < n; ++i) largest = std::max<uint16_t>(largest, bf16[i] & 0x7fff);
+  return largest >> 7;
+}
+
+SketchScale ScaleOf(uint32_t shift, float sigma, int32_t exponent) {
+  const uint32_t half = shift >> 1, most = shift - half;
+  int lift = 14;
+  while (most << lift > INT16_MAX) --lift;
+  const double gain = std::floor(std::ldexp(static_cast<double>(sigma), exponent - 108 - lift) + 0.5);
+  return {static_cast<uint16_t>(half), static_cast<uint16_t>(lift), static_cast<int16_t>(std::min(gain, kLargestGain))};
+}
+
+}  // namespace
+
+// A query, rounded.
+struct KeySketch::Query {
+  float sigma, offset;
+  double norm;     // 0 where it is rounded to zero
+  uint32_t shift;
+};
+
+// What draws of one thread reuse.
+struct KeySketch::Scratch {
+  Rotated space;
+  Buffer<uint8_t> tables;                // [kSketchQueries][size / kSketchUnit][kSketchTableBytes]
+  Query queries[kSketchQueries];
+  Buffer<uint16_t> sums;                 // [kSketchQueries][kSketchChunk]
+  Buffer<int16_t> factors;               // [kSketchChunk]
+  Buffer<uint16_t> words;                // [kSketchChunk]
+  Buffer<uint8_t> depths;                // [kSketchQueries][keys]
+  Buffer<int32_t> tops;                  // [kSketchQueries][chunks]: the largest score of each
+  int32_t largest[kSketchQueries];
+  struct Drawn {
+    Buffer<uint32_t> ids;
+    Buffer<float> log_probability;
+  };
+  std::vector<Drawn> drawn;              // [queries]
+  std::vector<Sample> samples;           // [queries]
+
+  Scratch() : sums(kSketchQueries * kSketchChunk), factors(kSketchChunk), words(kSketchChunk) {}
+};
+
+KeySketch::Scratch& KeySketch::ThreadScratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+// Rounds queries [count][dim], at most kSketchQueries, and makes their tables.
+KeySketch::Status KeySketch::Prepare(const Head& head, const float* queries, size_t count, Scratch& scratch) const {
+  const size_t dim = options_.dim, table_bytes = size_ / kSketchUnit * kSketchTableBytes;
+  scratch.space.Reserve(dim, size_);
+  scratch.tables.Reserve(kSketchQueries * table_bytes, 0);
+  const Status status = Rotate(queries, count, 0, nullptr, scratch.space);
+  if (status != Status::kOk) return status;
+  for (size_t i = 0; i < count; ++i) {
+    int16_t y[kMaxSketchSize], q[kMaxSketchSize];
+    for (size_t k = 0; k < size_; ++k) y[k] = scratch.space.rotated[k * kLanes + i];
+    const float gain = RoundQuery(y, size_, options_.bits, q);
+    sketch_.tables(q, size_, scratch.tables.data() + i * table_bytes);
+    uint32_t sum = 0;
+    for (size_t k = 0; k < size_; ++k) sum += static_cast<uint32_t>(std::abs(q[k]));
+
+    Query& query = scratch.queries[i];
+    const double inverse_norm = scratch.space.inverse_norms[i];
+    query.sigma = gain > 0 ? static_cast<float>(options_.scale / (inverse_norm * norm_ * gain)) : 0.0f;
+    query.norm = gain > 0 ? 1 / inverse_norm : 0;
+    query.offset = head.centre ? static_cast<float>(kernels_.dot(queries + i * dim, head.centre->data(), dim) * options_.scale) : 0.0f;
+    query.shift = ((1u << options_.bits) - 1) * sum;
+  }
+  return Status::kOk;
+}
+
+// Mean of factor^2 over some of the first n keys.
+double KeySketch::MeanSquareFactor(const Head& head, size_t n) {
+  const size_t blocks = RoundUp(n, kSketchKeys) / kSketchKeys, step = (blocks + kNoiseBlocks - 1) / kNoiseBlocks;
+  double sums[4] = {};
+  size_t count = 0;
+  for (size_t first = 0; first < n; first += step * kSketchKeys) {
+    const uint16_t* factors = head.chunks[first / kSketchChunk]->factors + first % kSketchChunk;
+    const size_t keys = std::min(kSketchKeys, n - first);
+    for (size_t i = 0; i < keys; ++i) {
+      const double factor = std::bit_cast<float>(uint32_t{factors[i]} << 16);
+      sums[i % 4] += factor * factor;
+    }
+    count += keys;
+  }
+  return (sums[0] + sums[1] + sums[2] + sums[3]) / static_cast<double>(count);
+}
+
+KeySketch::Status KeySketch::Scores(uint32_t at, const float* query, float* scores) const {
+  const Head& head = heads_[at];
+  Scratch& scratch = ThreadScratch();
+  const Status status = Prepare(head, query, 1, scratch);
+  if (status != Status::kOk) return status;
+  const Query& made = scratch.queries[0];
+  const auto shift = static_cast<float>(made.shift);
+  for (size_t first = 0; first < head.size; first += kSketchChunk) {
+    const size_t keys = std::min(kSketchChunk, head.size - first);
+    const Chunk& chunk = *head.chunks[first / kSketchChunk];
+    sketch_.scan(chunk.codes, RoundUp(keys, kSketchKeys) / kSketchKeys, options_.bits, size_, scratch.tables.data(), 1, scratch.sums.data(), 0);
+    for (size_t i = 0; i < keys; ++i) {
+      const float dot = static_cast<float>(2 * scratch.sums[i]) - shift;  // exact: integers below 2^24
+      scores[first + i] = dot * std::bit_cast<float>(uint32_t{chunk.factors[i]} << 16) * made.sigma + made.offset;
+    }
+  }
+  return Status::kOk;
+}
+
+// Of the first n keys for `count` queries: scratch.depths, .tops and .largest.
+void KeySketch::Depths(const Head& head, size_t n, size_t count, Scratch& scratch) const {
+  const size_t stride = RoundUp(n, kSketchKeys), chunks = (n + kSketchChunk - 1) / kSketchChunk;
+  scratch.depths.Reserve(kSketchQueries * stride, 0);
+  scratch.tops.Reserve(kSketchQueries * chunks, 0);
+  int32_t exponent = 0;
+  for (size_t c = 0; c < chunks; ++c) {
+    exponent = std::max(exponent, LargestExponent(head.chunks[c]->factors, std::min(kSketchChunk, n - c * kSketchChunk)));
+  }
+  SketchScale scales[kSketchQueries];
+  for (size_t i = 0; i < count; ++i) {
+    const Query& query = scratch.queries[i];
+    scales[i] = ScaleOf(query.shift, query.sigma * kTemper[options_.bits - 1], exponent);
+  }
+  std::fill_n(scratch.largest, count, INT16_MIN);
+  for (size_t c = 0; c < chunks; ++c) {
+    const Chunk& chunk = *head.chunks[c];
+    const size_t first = c * kSketchChunk, keys = std::min(kSketchChunk, n - first), whole = RoundUp(keys, kSketchKeys);
+    sketch_.factors(chunk.factors, whole, exponent, scratch.factors.data());
+    sketch_.scan(chunk.codes, whole / kSketchKeys, options_.bits, size_, scratch.tables.data(), count, scratch.sums.data(), kSketchChunk);
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t top = sketch_.depths(scratch.sums.data() + i * kSketchChunk, scratch.factors.data(), keys, scales[i],
+                                         scratch.depths.data() + i * stride + first);
+      scratch.tops[i * chunks + c] = top;
+      scratch.largest[i] = std::max(scratch.largest[i], top);
+    }
+  }
+}
+
+KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t total, size_t limit, uint32_t step, const SketchBudget& budget,
+                                  Sample* samples) const {
+  const Head& head = heads_[at];
+  const size_t n = std::min(limit, head.size), stride = RoundUp(n, kSketchKeys), chunks = (n + kSketchChunk - 1) / kSketchChunk;
+  const size_t lanes = HistogramLanes(n), counted = n / kSketchKeys * lanes + std::min(lanes, n % kSketchKeys);
+  const SketchStream stream{options_.seed, at, step};
+  Scratch& scratch = ThreadScratch();
+  if (scratch.drawn.size() < total) scratch.drawn.resize(total);
+  const double square_factor = n > 0 ? MeanSquareFactor(head, n) : 0;
+  for (size_t first = 0; first < total; first += kSketchQueries) {
+    const size_t count = std::min(kSketchQueries, total - first);
+    const Status status = Prepare(head, queries + first * options_.dim, count, scratch);
+    if (status != Status::kOk) return status;
+    if (n > 0) Depths(head, n, count, scratch);
+
+    SketchDraw draws[kSketchQueries];
+    int32_t tops[kSketchQueries];  // scores of level 0
+    for (size_t i = 0; i < count; ++i) {
+      Sample& sample = samples[first + i];
+      Scratch::Drawn& drawn = scratch.drawn[first + i];
+      drawn.ids.Reserve(n + kDrawSlack, 0);
+      drawn.log_probability.Reserve(n + kDrawSlack, 0);
+      sample = {drawn.ids.data(), drawn.log_probability.data(), 0, 0};
+      if (n == 0) continue;
+      uint32_t sets[kSketchCounters][kSketchBins] = {};
+      for (size_t c = 0; c < chunks; ++c) {
+        const size_t key = c * kSketchChunk;
+        sketch_.histogram(scratch.depths.data() + i * stride + key, std::min(kSketchChunk, n - key), lanes,
+                          scratch.largest[i] - scratch.tops[i * chunks + c], sets);
+      }
+      uint32_t counts[kSketchBins];
+      for (int bin = 0; bin < kSketchBins; ++bin) counts[bin] = sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin];
+      const double length = options_.scale * scratch.queries[i].norm;
+      const double inflation = NoiseInflation(kTemper[options_.bits - 1] * kNoise[options_.bits - 1] * length * length * square_factor);
+      const SketchPlan plan = PlanDraw(counts, counted, n, budget, options_.floor_share, inflation);
+      PlanLevels(plan, draws[i]);
+      tops[i] = scratch.largest[i] - plan.base;
+      sample.error = plan.error;
+    }
+
+    for (size_t c = 0; c < chunks; ++c) {
+      const size_t key = c * kSketchChunk, keys = std::min(kSketchChunk, n - key);
+      sketch_.words(stream, static_cast<uint32_t>(key), RoundUp(keys, kSketchKeys), scratch.words.data());
+      for (size_t i = 0; i < count; ++i) {
+        Sample& sample = samples[first + i];
+        Scratch::Drawn& drawn = scratch.drawn[first + i];
+        sample.count += sketch_.draw(scratch.depths.data() + i * stride + key, tops[i] - scratch.tops[i * chunks + c], scratch.words.data(), keys,
+                                     draws[i], stream, static_cast<uint32_t>(key), drawn.ids.data() + sample.count,
+                                     drawn.log_probability.data() + sample.count);
+      }
+    }
+  }
+  return Status::kOk;
+}
+
+int KeySketch::Select(const magicpig_selector_args& args, magicpig_selection* out) const {
+  if (disposed_ || args.head >= options_.heads || args.head_dim != options_.dim) return 1;
+  std::vector<Sample>& samples = ThreadScratch().samples;
+  samples.resize(args.queries);
+  if (Draw(args.head, args.query, args.queries, args.indexed, args.step, options_.budget, samples.data()) != Status::kOk) return 1;
+  const size_t keys = std::min<size_t>(args.indexed, heads_[args.head].size);
+  for (uint32_t i = 0; i < args.queries; ++i) {
+    const Sample& sample = samples[i];
+    out[i] = {};
+    out[i].ids = sample.ids;
+    out[i].count = static_cast<uint32_t>(sample.count);
+    out[i].correction = MAGICPIG_CORRECTION_LOG_PROBABILITY;
+    out[i].log_probability = sample.log_probability;
+    if (keys == 0) continue;
+    draws_.fetch_add(1, std::memory_order_relaxed);
+    read_.fetch_add(sample.count, std::memory_order_relaxed);
+    keys_.fetch_add(keys, std::memory_order_relaxed);
+    error_.fetch_add(sample.error, std::memory_order_relaxed);
+    double largest = largest_error_.load(std::memory_order_relaxed);
+    while (sample.error > largest && !largest_error_.compare_exchange_weak(largest, sample.error, std::memory_order_relaxed)) {
+    }
+  }
+  return 0;
+}
+
+KeySketch::Stats KeySketch::stats() const { return {draws_, read_, keys_, error_, largest_error_}; }
+
+void KeySketch::ResetStats() {
+  draws_ = read_ = keys_ = 0;
+  error_ = largest_error_ = 0;
+}
+
+}  // namespace magicpig::lsh
