@@ -15,7 +15,7 @@ const path = await ggufPath(source);
 const text = benchText().repeat(2); // once is 7,600 tokens
 
 const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig' } };
-const formats = ['q8', 'bf16']; // q8, the default, keeps the file's 4-bit blocks, as llama.cpp does
+const formats = ['q8', 'bf16']; // q8, the default for such a file, keeps its 4-bit blocks, as llama.cpp does
 const names = [...formats.flatMap((format) => Object.keys(attentions).map((name) => `${name} ${format}`)), 'llama.cpp'];
 const runs = []; // { name, context, firstTokenMs, prefill, decode }
 for (let round = 0; round < rounds; round += 1) {

@@ -5,7 +5,7 @@
 import { createInterface } from 'node:readline';
 import { loadLlama } from '@magicpig/model-llama';
 
-const [source = 'smollm2', weights = 'bf16'] = process.argv.slice(2);
+const [source = 'smollm2', weights] = process.argv.slice(2);
 const model = await loadLlama(source, {
   weights,
   onProgress: ({ stage, item }) => stage === 'download' && process.stderr.write(`\r${item} ...`),

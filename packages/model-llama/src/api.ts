@@ -73,8 +73,8 @@ export interface LoadOptions {
   /** Threads that compute; default `os.availableParallelism()`. */
   threads?: number;
   /**
-   * Format of the weights in memory, default `bf16`. `q8` and `q4` keep the blocks of quantised checkpoints, in less memory and
-   * faster, but round the inputs of products to 8 bits, which may flip near ties between tokens. The KV cache is float32 with `f32` and bfloat16 otherwise.
+   * Format of the weights in memory; default `q8` for checkpoints whose matrices are quantised, as which they keep their blocks,
+   * and `bf16` for others. The KV cache is float32 with `f32` and bfloat16 otherwise.
    */
   weights?: WeightFormat;
   /** Longest context of a request, prompt and answer, in tokens; default the model's own limit. */

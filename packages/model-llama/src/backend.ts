@@ -50,8 +50,8 @@ export type WeightSource =
     };
 
 /**
- * `f32`: everything float32, the reference. `bf16`: bfloat16 weights and products, float32 sums. `q8`, `q4`: blocks of 32
- * weights in 8 or 4 bits, with inputs rounded to 8 bits a block; block-quantised sources stay in their own bits with either.
+ * `f32`: everything float32, the reference. `bf16`: bfloat16 weights and inputs, float32 sums. `q8`, `q4`: blocks of 32
+ * weights in 8 or 4 bits, with inputs of more bits than the weights; block-quantised sources stay in their own bits with either.
  */
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
 

@@ -48,6 +48,26 @@ export interface LoadWeightsOptions {
 }
 
 /**
+ * The format that changes a checkpoint's weights least at the least bytes: `q8`, in which blocks stay what they are, when its
+ * matrices are quantised, and otherwise `bf16`.
+ *
+ * @throws CheckpointError when a matrix is missing or has another shape
+ */
+export function ownFormat(checkpoint: Checkpoint): WeightFormat {
+  const { hiddenSize, intermediateSize, queryHeads, headDim } = checkpoint.config;
+  // One matrix of each width: blocks lie along rows, and a width that is no multiple of theirs stays unquantised.
+  const matrices = [
+    ['mlp.down_proj', hiddenSize, intermediateSize],
+    ['self_attn.o_proj', hiddenSize, queryHeads * headDim],
+    ['mlp.gate_proj', intermediateSize, hiddenSize],
+  ] as const;
+  const quantised = matrices.every(([name, rows, cols]) =>
+    /^q\d/.test(checkpoint.tensor(`model.layers.0.${name}.weight`, rows, cols).type),
+  );
+  return quantised ? 'q8' : 'bf16';
+}
+
+/**
  * Brings a checkpoint's weights into the backend. Lets the event loop run between tensors.
  *
  * @throws CheckpointError when a tensor is missing or has another shape, and for biases of the gated MLP, which have no

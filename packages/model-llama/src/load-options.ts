@@ -3,6 +3,7 @@ import { resolveAttention } from './attention-options.js';
 import { WEIGHT_FORMATS, type WeightFormat } from './backend.js';
 import type { Checkpoint } from './checkpoint.js';
 import { InvalidRequestError } from './errors.js';
+import { ownFormat } from './llama-weights.js';
 import { PREFIX_REUSE, type PrefixReuse } from './memory.js';
 
 /** {@link LoadOptions} of the engine, checked, with their defaults. */
@@ -26,7 +27,7 @@ export interface EngineSettings {
 /** @throws InvalidRequestError naming the option, its value and what is allowed. */
 export function resolveLoadOptions(options: LoadOptions, checkpoint: Checkpoint): EngineSettings {
   const { config } = checkpoint;
-  const { weights: format = 'bf16', attention = { policy: 'magicpig' }, threads } = options;
+  const { weights: format = ownFormat(checkpoint), attention = { policy: 'magicpig' }, threads } = options;
   const { contextTokens = config.maxPositions, maxSequences = 16, maxQueue = 256, maxStallMs = 250 } = options;
   const { backend = 'cpu', vramBytes } = options;
   const { cacheBytes, memoryBytes, prefixCache = 'all', snapshotDir, snapshotBytes = 2 ** 32 } = options;

@@ -102,10 +102,10 @@ describeRealModel('SmolLM2-135M-Instruct against Hugging Face', (path) => {
     expect(agreement).toBeGreaterThan(0.98);
   });
 
-  it('holds its weights as bfloat16 unless told otherwise', async () => {
+  it('keeps the blocks of its file unless told otherwise', async () => {
     using checkpoint = await openCheckpoint(path);
     using host = await createModelHost(checkpoint, { threads: 1, cacheBytes: 2 ** 26 });
-    expect(host.info.weights).toBe('bf16');
+    expect(host.info.weights).toBe('q8');
   });
 
   const title = 'gives a request the same tokens alone and beside others, dense and sampled, on one thread and two, %s';

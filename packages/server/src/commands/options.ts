@@ -70,7 +70,7 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option(
         '--weights <format>',
-        'format of the weights in memory; q8 and q4 keep the blocks of quantised files, faster and less exact (default: bf16)',
+        'format of the weights in memory (default: q8, their own blocks, for quantised files, and bf16 for others)',
       ).choices(WEIGHT_FORMATS),
     )
     .option('--context <tokens>', "longest context, prompt and answer (default: the model's own)", integer(1))
