@@ -42,7 +42,7 @@ export class HeadIndex {
   tail: Uint16Array;
   listed = 0;
   size = 0;
-  /** Comes from a file that nobody has checked: not to be changed before. */
+  /** Comes from a file that nobody has checked: not to be changed, or trusted, before. */
   #unchecked = false;
 
   constructor(
@@ -191,7 +191,8 @@ export class HeadIndex {
           collisions[found++] = count;
         }
       }
-      counters.fill(0, 0, segment.count);
+      // A damaged file may have counted others too.
+      counters.fill(0, 0, this.#unchecked ? counters.length : segment.count);
       base += segment.count;
     }
     for (let row = 0; row < this.listed; row++) {

@@ -164,19 +164,26 @@ describe('forks of tables', () => {
     }
   });
 
-  it('of a damaged view refuse to cut what is damaged', () => {
+  it('of a damaged view refuse to cut what is damaged; and queries of it do no harm to others', () => {
     const folder = mkdtempSync(join(tmpdir(), 'simhash-forks-'));
     const path = join(folder, 'tables');
     try {
       using tables = new SimHashTables({ heads: 1, dim: 8, bits: 5, tables: 20, threads: 1 });
       tables.add(0, normals(1, 3000 * 8));
       const bytes = tables.toBuffer();
-      bytes.fill(0xff, bytes.length >> 1, (bytes.length >> 1) + 64); // among the ids
+      bytes.fill(0x0f, bytes.length >> 1, (bytes.length >> 1) + 64); // ids of no key
       writeFileSync(path, bytes);
       using view = SimHashTables.view(path);
       using fork = view.fork();
       expect(() => fork.truncate(0, 100)).toThrow(CorruptFileError);
       expect(fork.length(0)).toBe(3000);
+      tables.add(0, normals(2, 2000 * 8));
+      const queries = Array.from({ length: 200 }, (_, i) => normals(10 + i, 8));
+      const before = queries.map((query) => tables.query(0, query));
+      for (const [i, query] of queries.entries()) {
+        fork.query(0, query);
+        expect(tables.query(0, query)).toEqual(before[i]);
+      }
     } finally {
       rmSync(folder, { recursive: true });
     }
