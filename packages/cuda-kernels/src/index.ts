@@ -4,6 +4,7 @@ export { CudaKvCache, type CudaKvCacheOptions } from './cuda-backend/cuda-kv-cac
 export type { CudaKvSequence } from './cuda-backend/cuda-kv-sequence.js';
 export type { CudaKvStep } from './cuda-backend/cuda-kv-step.js';
 export type { AttendOptions, HostCache, HostStep, KvSequence, Rows, Sampling } from './cuda-backend/host-cache.js';
+export { type Segment, SegmentBuilder, type SegmentKeys, type SegmentTables } from './cuda-backend/segment-builder.js';
 export type { AttentionTensors, StepTimes } from './cuda-backend/step-context.js';
 export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
 export { deviceWorkingBytes, type StepShape } from './cuda-backend/working-bytes.js';
@@ -44,10 +45,18 @@ export { ropeTable } from './kernels/rope-table.js';
 export { scatterRows } from './kernels/scatter-rows.js';
 export { simhash } from './kernels/simhash.js';
 export { simhashProjections } from './kernels/simhash-projections.js';
-export { type SketchDrawSizes, sketchDraw, sketchDrawWorkspace } from './kernels/sketch-draw.js';
+export type { SketchBudget } from './kernels/sketch-budget.js';
+export {
+  type SketchDrawSizes,
+  type SketchSample,
+  sketchDraw,
+  sketchDrawWorkspace,
+  sketchSample,
+  sketchSampleWords,
+} from './kernels/sketch-draw.js';
 export { sketchEncode } from './kernels/sketch-encode.js';
 export { sketchFlips } from './kernels/sketch-flips.js';
-export { type SketchSizes, sketchLengths } from './kernels/sketch-sizes.js';
+export { SKETCH_PAGE, type SketchSizes, type SketchStore, sketchLengths } from './kernels/sketch-sizes.js';
 export { swiglu } from './kernels/swiglu.js';
 export { type TableSizes, tableBuild, tableBuildWorkspace } from './kernels/table-build.js';
 export {

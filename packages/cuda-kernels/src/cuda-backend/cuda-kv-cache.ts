@@ -9,8 +9,10 @@ import type { HostCache } from './host-cache.js';
 import { KeyLoader } from './key-loader.js';
 import { LayerPages } from './layer-pages.js';
 import { PagePool } from './page-pool.js';
+import { type Segment, SegmentBuilder, type SegmentKeys, type SegmentTables } from './segment-builder.js';
 import { StepBuffers } from './step-buffers.js';
 import type { StepContext, StepPart, StepTimes } from './step-context.js';
+import { partsOf, planBesideHost, planOnDevice, type Reloads, type StepEntry } from './step-plan.js';
 
 /** Options of {@link CudaKvCache}. */
 export interface CudaKvCacheOptions {
@@ -32,6 +34,9 @@ export interface CudaKvCacheOptions {
   host?: HostCache;
 }
 
+/** Fewer keys are hashed on the host as fast. */
+const LEAST_SEGMENT_KEYS = 1024;
+
 /** Steps that may be under way together: two groups of sequences take turns. */
 const STEPS = 2;
 
@@ -50,6 +55,9 @@ export class CudaKvCache implements Disposable {
   readonly #owned: Disposable[] = [];
   readonly #loader: KeyLoader | undefined;
   #steps = 0;
+  #builder: SegmentBuilder | undefined;
+  /** So many keys found no memory for their tables. */
+  #tooMany = Number.POSITIVE_INFINITY;
 
   /**
    * @throws OutOfMemoryError when the buffers of a step and the pages of one do not fit
@@ -133,18 +141,19 @@ export class CudaKvCache implements Disposable {
    *
    * @throws OutOfMemoryError, and what the host's cache throws
    */
-  step(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): CudaKvStep {
+  step(entries: readonly StepEntry[]): CudaKvStep {
     this.#check(entries);
     const { host } = this.#options;
-    const plan = host === undefined ? this.#planOnDevice(entries) : this.#planBesideHost(entries);
+    const reloads =
+      host === undefined ? planOnDevice(this.#pool, entries) : planBesideHost(this.#pool, this.#live, entries);
     const parts = partsOf(entries);
     const before = entries.map(({ sequence }) => sequence.length);
     this.#steps += 1;
     try {
       for (const part of parts) {
         part.host = host?.step(part.entries.map(({ sequence, tokens }) => ({ sequence: sequence.host!, tokens })));
-        for (const entry of part.entries) this.#grow(entry, plan);
-        if (!part.decodes) this.#prepare(part, plan);
+        for (const entry of part.entries) this.#grow(entry, reloads);
+        if (!part.decodes) this.#prepare(part, reloads);
       }
     } catch (error) {
       for (const part of parts) {
@@ -153,7 +162,7 @@ export class CudaKvCache implements Disposable {
       }
       for (const [i, { sequence }] of entries.entries()) {
         sequence.cut(before[i]!);
-        for (const layer of plan.missing.get(sequence) ?? []) sequence.drop(layer);
+        for (const layer of reloads.get(sequence) ?? []) sequence.drop(layer);
       }
       throw error;
     }
@@ -193,6 +202,33 @@ export class CudaKvCache implements Disposable {
   }
 
   /**
+   * Keys of one head, hashed and sorted on the device for the tables of `@magicpig/lsh`, while the host takes in the head before.
+   *
+   * @returns Views of pinned memory, valid until the second next call; undefined where the device does not hold the keys, has no
+   *   memory for that, or would gain nothing: hash them on the host then
+   */
+  segments(sequence: CudaKvSequence, keys: SegmentKeys, tables: SegmentTables): Segment[] | undefined {
+    const { backend, kvHeads } = this.#options;
+    sequence.check();
+    const count = keys.end - keys.begin;
+    if (!sequence.whole(keys.layer) || count < LEAST_SEGMENT_KEYS || count >= this.#tooMany) return undefined;
+    if (this.#builder && !sameTables(this.#builder.tables, tables)) {
+      this.#builder[Symbol.dispose]();
+      this.#builder = undefined;
+    }
+    this.#builder ??= new SegmentBuilder(backend, this.#pool, kvHeads, tables);
+    try {
+      return this.#builder.build(sequence, keys);
+    } catch (error) {
+      this.#builder[Symbol.dispose]();
+      this.#builder = undefined;
+      if (!(error instanceof OutOfMemoryError)) throw error;
+      this.#tooMany = count;
+      return undefined;
+    }
+  }
+
+  /**
    * Writes a sequence to a file, as the host's cache does.
    * @throws InvalidArgumentError without a cache on the host
    */
@@ -224,6 +260,7 @@ export class CudaKvCache implements Disposable {
   }
 
   #free(): void {
+    this.#builder?.[Symbol.dispose]();
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
   }
 
@@ -236,10 +273,10 @@ export class CudaKvCache implements Disposable {
   }
 
   /** Takes the pages of one entry's new tokens. */
-  #grow({ sequence, tokens }: StepPart['entries'][number], plan: Plan): void {
+  #grow({ sequence, tokens }: StepEntry, reloads: Reloads): void {
     const { stream } = this.#options.backend;
     sequence.lastStep = this.#steps;
-    for (const layer of plan.missing.get(sequence) ?? []) sequence.take(layer, []);
+    for (const layer of reloads.get(sequence) ?? []) sequence.take(layer, []);
     for (const [layer, held] of sequence.pages.entries()) {
       if (held === undefined) continue;
       sequence.grow(layer, tokens, (from, to) => stream.copy(this.#pool.page(to), this.#pool.page(from)));
@@ -248,9 +285,9 @@ export class CudaKvCache implements Disposable {
   }
 
   /** A stretch of a prompt: layers that are brought back for it, and pages for its own rows in those that are not. */
-  #prepare(part: StepPart, plan: Plan): void {
+  #prepare(part: StepPart, reloads: Reloads): void {
     const { sequence, tokens } = part.entries[0]!;
-    part.reloads = new Set(plan.missing.get(sequence));
+    part.reloads = new Set(reloads.get(sequence));
     if (sequence.pages.every((held) => held !== undefined)) return;
     for (let i = 0; i < Math.ceil(tokens / PAGE_TOKENS); i += 1) part.scratch.push(this.#pool.take());
   }
@@ -270,7 +307,7 @@ export class CudaKvCache implements Disposable {
     };
   }
 
-  #check(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): void {
+  #check(entries: readonly StepEntry[]): void {
     const rows = entries.reduce((sum, { tokens }) => sum + checkInteger('tokens', tokens, 1), 0);
     if (entries.length === 0 || rows > this.#options.maxRows) {
       throw new InvalidArgumentError(`A step has 1 to ${this.#options.maxRows} rows, not ${rows}.`);
@@ -283,96 +320,8 @@ export class CudaKvCache implements Disposable {
       if (!this.#live.has(sequence)) throw new InvalidArgumentError('The sequence is one of another cache.');
     }
   }
-
-  #planOnDevice(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): Plan {
-    const needed = entries.reduce((sum, entry) => sum + this.#needs(entry), 0);
-    if (needed > this.#pool.free) throw this.#full(needed);
-    return { missing: new Map() };
-  }
-
-  /**
-   * What the device holds of the step's sequences. It gives up, in this order until the rest fits: what sequences outside the step
-   * have there, longest unused first; bringing back what was given up before; what the step's own sequences have, longest first.
-   */
-  #planBesideHost(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): Plan {
-    const { layers } = this.#options;
-    const stepping = new Set(entries.map(({ sequence }) => sequence));
-    const reload = new Set<CudaKvSequence>();
-    // Sequences that read a prompt again want all layers; those that decode have given up what they sample.
-    for (const { sequence, tokens } of entries) {
-      if (tokens === 1) continue;
-      for (let layer = 0; layer < layers; layer += 1) if (!sequence.whole(layer)) sequence.drop(layer);
-      if (sequence.pages.some((held) => held === undefined)) reload.add(sequence);
-    }
-    const needed = () =>
-      entries.reduce((sum, { sequence, tokens }) => {
-        const pages = Math.ceil((sequence.length + tokens) / PAGE_TOKENS);
-        const missing = sequence.pages.filter((held) => held === undefined).length;
-        const scratch = tokens > 1 && missing > 0 ? Math.ceil(tokens / PAGE_TOKENS) : 0;
-        return sum + this.#needs({ sequence, tokens }) + (reload.has(sequence) ? missing * pages : scratch);
-      }, 0);
-    const others = [...this.#live].filter((sequence) => !stepping.has(sequence));
-    others.sort((a, b) => b.lastStep - a.lastStep);
-    const dropAll = (sequence: CudaKvSequence) => {
-      for (let layer = 0; layer < layers; layer += 1) sequence.drop(layer);
-    };
-    while (needed() > this.#pool.free && others.length > 0) dropAll(others.pop()!);
-    while (needed() > this.#pool.free && reload.size > 0) reload.delete([...reload].pop()!);
-    const own = [...stepping].sort((a, b) => a.length - b.length);
-    while (needed() > this.#pool.free && own.length > 0) dropAll(own.pop()!);
-    if (needed() > this.#pool.free) throw this.#full(needed());
-    const missing = new Map<CudaKvSequence, Set<number>>();
-    for (const sequence of reload) {
-      missing.set(sequence, new Set(sequence.pages.flatMap((held, layer) => (held === undefined ? [layer] : []))));
-    }
-    return { missing };
-  }
-
-  #full(pages: number): OutOfMemoryError {
-    const { free, pageBytes } = this.#pool;
-    return new OutOfMemoryError(
-      `${pages * pageBytes} bytes of device memory for keys and values were asked for, and ${free * pageBytes} are free.`,
-      pages * pageBytes,
-    );
-  }
-
-  /** Pages that an entry takes in the layers that the device holds. */
-  #needs({ sequence, tokens }: { sequence: CudaKvSequence; tokens: number }): number {
-    let pages = 0;
-    for (const [layer, held] of sequence.pages.entries())
-      if (held !== undefined) pages += sequence.needs(layer, tokens);
-    return pages;
-  }
 }
 
-interface Plan {
-  /** Layers that the device takes up again, by sequence. */
-  missing: Map<CudaKvSequence, Set<number>>;
-}
-
-/** Entries that are computed alike: neighbours that decode together, every stretch of a prompt by itself. */
-function partsOf(entries: readonly { sequence: CudaKvSequence; tokens: number }[]): StepPart[] {
-  const parts: StepPart[] = [];
-  let row = 0;
-  for (const [index, entry] of entries.entries()) {
-    const last = parts.at(-1);
-    if (entry.tokens === 1 && last?.decodes) {
-      last.entries.push(entry);
-      last.rows += 1;
-    } else {
-      const { tokens } = entry;
-      parts.push({
-        entries: [entry],
-        index,
-        row,
-        rows: tokens,
-        decodes: tokens === 1,
-        reloads: new Set(),
-        scratch: [],
-        host: undefined,
-      });
-    }
-    row += entry.tokens;
-  }
-  return parts;
+function sameTables(a: SegmentTables, b: SegmentTables): boolean {
+  return (['dim', 'bits', 'tables', 'projection', 'seed'] as const).every((name) => a[name] === b[name]);
 }
