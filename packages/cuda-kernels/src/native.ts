@@ -108,7 +108,7 @@ export interface Native {
   sketchFlips(...args: number[]): Status;
   sketchEncode(...args: (number | boolean)[]): Status;
   sketchDraw(...args: number[]): Status;
-  sketchDrawWorkspace(dim: number, kvHeads: number, group: number, capacity: number): number;
+  sketchDrawWorkspace(dim: number, kvHeads: number, group: number, sequences: number, maxKeys: number): number;
   columnMean(...args: (number | boolean)[]): Status;
   tableBuild(...args: number[]): Status;
   tableBuildWorkspace(keys: number, bits: number, tables: number): number;

@@ -33,6 +33,7 @@ import {
   tableBuild,
   unpackWeight,
 } from '../src/index.js';
+import { checkBudget } from '../src/kernels/sketch-budget.js';
 import { FakeNative } from './fake-native.js';
 
 type Args = Record<string, unknown>;
@@ -47,7 +48,12 @@ interface Kernel {
 }
 
 const rows = 3;
-const sketch = { dim: 60, bits: 3, kvHeads: 2, capacity: 100 };
+const sketch = { dim: 60, bits: 3, kvHeads: 2, pages: 5 };
+const sketchStore = {
+  codes: ['i32', 5 * 2 * 1024 * 3 * 2],
+  factors: ['u16', 5 * 2 * 1024],
+  flips: ['i32', 6],
+} satisfies Kernel['arrays'];
 const hash = { dim: 64, bits: 12, tables: 5 };
 
 const KERNELS: Record<string, Kernel> = {
@@ -212,36 +218,71 @@ const KERNELS: Record<string, Kernel> = {
   sketchFlips: {
     run: sketchFlips,
     arrays: { flips: ['i32', 6] },
-    sizes: { ...sketch, seed: 1 },
+    sizes: { dim: 60, seed: 1 },
     wrong: { seed: 0.5, dim: 257 },
   },
   sketchEncode: {
     run: sketchEncode,
     arrays: {
-      codes: ['i32', 2 * 100 * 3 * 2],
-      factors: ['u16', 200],
-      x: ['bf16', 4 * 70 + 60],
-      centre: ['f32', 60],
-      flips: ['i32', 6],
+      ...sketchStore,
+      pageTable: ['i32', 3 + 2],
+      x: ['bf16', 4 * 150 + 70 + 60],
+      centres: ['f32', 2 * 60],
+      rejected: ['i32', 1],
     },
-    sizes: { ...sketch, rows: 5, stride: 70, kvHead: 1, firstKey: 95 },
-    wrong: { bits: 5, rows: 6, kvHead: 2, firstKey: 101, stride: 59 },
+    sizes: { ...sketch, pageTableStride: 3, sequence: 1, rows: 5, rowStride: 150, headStride: 70, firstKey: 1020 },
+    wrong: {
+      bits: 5,
+      rows: -1,
+      rowStride: 59,
+      headStride: 59,
+      firstKey: -1,
+      sequence: -1,
+      pageTableStride: 1,
+      pages: 0,
+    },
+  },
+  'sketchEncode without a page table': {
+    run: sketchEncode,
+    arrays: { ...sketchStore, x: ['f32', 5 * 120] },
+    sizes: { ...sketch, rows: 5, firstKey: 5 * 1024 - 5 },
+    wrong: { pages: 4 },
   },
   sketchDraw: {
     run: sketchDraw,
     arrays: {
-      ids: ['i32', 6 * 50],
-      minusLog: ['f32', 6 * 50],
-      counts: ['i32', 6],
-      codes: ['i32', 2 * 100 * 3 * 2],
-      factors: ['u16', 200],
-      flips: ['i32', 6],
-      q: ['f32', 6 * 60],
-      centres: ['f32', 2 * 60],
-      workspace: ['u8', 60 + 2 + 3 + 100],
+      ...sketchStore,
+      pageTable: ['i32', 4],
+      samples: ['i32', 2 * 6 * (2 + 2 * 50)],
+      q: ['f32', 370 + 6 * 60],
+      keys: ['i32', 2],
+      steps: ['i32', 2],
+      workspace: ['u8', 60 + 2 + 3 + 2 + 1030],
     },
-    sizes: { ...sketch, queryHeads: 6, keys: 80, room: 50, budget: 20, layer: 0, step: 7 },
-    wrong: { queryHeads: 5, keys: 101, budget: -1, floor: 0, step: -1, layer: 2 ** 32 },
+    sizes: {
+      ...sketch,
+      queryHeads: 6,
+      sequences: 2,
+      maxKeys: 1030,
+      room: 50,
+      qStride: 370,
+      budget: { error: 0.1 },
+      layer: 0,
+      seed: 3,
+    },
+    wrong: {
+      queryHeads: 5,
+      sequences: 65535,
+      maxKeys: -1,
+      room: -1,
+      qStride: 359,
+      budget: { share: 2 },
+      floor: 0,
+      scale: 0,
+      layer: 2 ** 32,
+      pageTableStride: 1,
+      seed: -1,
+    },
   },
   columnMean: {
     run: columnMean,
@@ -317,6 +358,31 @@ describe.each(Object.entries(KERNELS))('%s', (name, kernel) => {
       expect(() => run({ [argument]: value }), argument).toThrow(InvalidArgumentError);
       expect(() => run({ [argument]: value }), argument).toThrow(argument);
     }
+  });
+});
+
+describe('a budget of keys', () => {
+  it.each([
+    [{ count: 20 }, [0, 20, 0, 1]],
+    [{ share: 0.1 }, [1, 0.1, 0, 1]],
+    [{ error: 0.05 }, [2, 0.05, 0.005, 0.25]],
+    [{ error: 0.05, min: 0.5 }, [2, 0.05, 0.5, 0.5]],
+    [{ error: 0.05, min: 0.01, max: 1 }, [2, 0.05, 0.01, 1]],
+  ])('%j is passed on', (budget, expected) => {
+    expect(checkBudget(budget)).toEqual(expected);
+  });
+
+  it.each([
+    [null, /null/],
+    [{}, /budget\.error/],
+    [{ count: 0.5 }, /budget\.count/],
+    [{ share: 0 }, /budget\.share/],
+    [{ error: Number.NaN }, /budget\.error/],
+    [{ error: 0.1, min: 2 }, /budget\.min/],
+    [{ error: 0.1, min: 0.5, max: 0.4 }, /budget\.max \(0\.4\) must be at least budget\.min/],
+  ])('%j is refused', (budget, message) => {
+    expect(() => checkBudget(budget as never)).toThrow(InvalidArgumentError);
+    expect(() => checkBudget(budget as never)).toThrow(message);
   });
 });
 

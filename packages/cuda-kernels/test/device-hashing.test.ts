@@ -1,4 +1,4 @@
-// Hashing, tables and sketches, beside @magicpig/lsh.
+// Hashing and tables, beside @magicpig/lsh.
 import { SimHashTables } from '@magicpig/lsh';
 import { expect, it } from 'vitest';
 import {
@@ -6,11 +6,6 @@ import {
   projectionLength,
   simhash,
   simhashProjections,
-  sketchDraw,
-  sketchDrawWorkspace,
-  sketchEncode,
-  sketchFlips,
-  sketchLengths,
   tableBuild,
   tableBuildWorkspace,
 } from '../src/index.js';
@@ -78,53 +73,6 @@ onDevices((bench) => {
       expect(candidates).toBeGreaterThan(20);
     },
   );
-
-  it('draws keys by their sketches: unbiased sums, the budget met, the same draws again', () => {
-    const { device, stream, normals, f32 } = bench;
-    const [keys, dim, steps, budget] = [400, 48, 60, 50];
-    const sizes = { dim, bits: 3, kvHeads: 1, capacity: keys, queryHeads: 2 };
-    const { codes: codeLength, factors: factorLength, flips: flipLength } = sketchLengths(sizes);
-    const [x, q] = [normals(keys * dim), normals(2 * dim)];
-    const [codes, factors] = [device.array('i32', codeLength), device.array('u16', factorLength)];
-    const flips = device.array('i32', flipLength);
-    const centres = device.array('f32', dim);
-    columnMean(stream, { mean: centres, x: f32(x), rows: keys, dim });
-    sketchFlips(stream, { flips, ...sizes, seed: 5 });
-    sketchEncode(stream, { codes, factors, x: f32(x), rows: keys, centre: centres, flips, kvHead: 0, ...sizes });
-    const [ids, minusLog] = [device.array('i32', 2 * keys), device.array('f32', 2 * keys)];
-    const counts = device.array('i32', 2);
-    const workspace = device.array('u8', sketchDrawWorkspace(stream, sizes));
-    const dq = f32(q);
-    const draw = (step: number) => {
-      const arrays = { ids, minusLog, counts, codes, factors, flips, q: dq, centres, workspace };
-      sketchDraw(stream, { ...arrays, ...sizes, keys, room: keys, budget, layer: 3, step });
-      const count = counts.read()[1]!;
-      return {
-        ids: [...ids.read().subarray(keys, keys + count)],
-        logs: minusLog.read().subarray(keys, keys + count),
-      };
-    };
-    const weights = Array.from({ length: keys }, (_, key) => {
-      let score = 0;
-      for (let i = 0; i < dim; ++i) score += x[key * dim + i]! * q[dim + i]!;
-      return Math.exp(score / Math.sqrt(dim));
-    });
-    const total = weights.reduce((a, b) => a + b);
-    const estimates: number[] = [];
-    let drawn = 0;
-    for (let step = 0; step < steps; ++step) {
-      const sample = draw(step);
-      expect(sample.ids.every((id, i) => i === 0 || id > sample.ids[i - 1]!)).toBe(true);
-      drawn += sample.ids.length / steps;
-      estimates.push(sample.ids.reduce((sum, id, i) => sum + weights[id]! * Math.exp(sample.logs[i]!), 0) / total);
-    }
-    const mean = estimates.reduce((a, b) => a + b) / steps;
-    const error = Math.sqrt(estimates.reduce((sum, value) => sum + (value - mean) ** 2, 0) / steps / steps);
-    expect(Math.abs(mean - 1)).toBeLessThan(5 * error);
-    expect(Math.abs(drawn - budget)).toBeLessThan(6);
-    expect(draw(7).ids).toEqual(draw(7).ids);
-    expect(draw(7).ids).not.toEqual(draw(8).ids);
-  });
 
   it('counts vectors that are not finite', () => {
     const { device, stream, normals, f32, i32 } = bench;

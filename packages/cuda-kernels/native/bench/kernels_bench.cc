@@ -283,28 +283,27 @@ void run_all(Bench& b, CublasLt& library, bool small) {
           [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
   }
   if (b.wanted("sketch")) {
-    const int keys = small ? 500 : 98304;
-    const auto x = random_f32(static_cast<size_t>(keys) * dim, 60), q = random_f32(static_cast<size_t>(heads) * dim, 61);
+    const int keys = small ? 500 : 98304, room = small ? 200 : 6144, pages = (keys + kSketchPage - 1) / kSketchPage;
+    const auto x = random_bf16(static_cast<size_t>(keys) * kv_heads * dim, 60);
+    const auto q = random_f32(static_cast<size_t>(heads) * dim, 61);
+    DeviceBuffer<uint32_t> flips(kHadamardRotations * hadamard_size(dim) / 32), samples(heads * sketch_sample_words(room));
+    DeviceBuffer<int32_t> lengths(std::vector<int32_t>{keys});
+    DeviceBuffer<uint32_t> steps(std::vector<uint32_t>{static_cast<uint32_t>(keys)});
+    CHECK_CUDA(sketch_flips(s, flips.get(), dim, 1));
     for (const int width : {1, 2, 4}) {
-      const SketchShape shape{dim, width, kv_heads, heads / kv_heads, keys};
-      const int words = hadamard_size(dim) / 32;
-      DeviceBuffer<uint32_t> flips(kHadamardRotations * words), codes(static_cast<size_t>(kv_heads) * keys * width * words);
-      DeviceBuffer<uint16_t> factors(static_cast<size_t>(kv_heads) * keys);
-      const int room = small ? 100 : 8192;
-      DeviceBuffer<uint32_t> ids(static_cast<size_t>(heads) * room);
-      DeviceBuffer<float> logs(ids.size());
-      DeviceBuffer<int32_t> counts(heads);
-      DeviceBuffer<char> scratch(sketch_draw_workspace(shape));
-      CHECK_CUDA(sketch_flips(s, flips.get(), dim, 1));
-      for (int head = 0; head < kv_heads; ++head) {
-        CHECK_CUDA(sketch_encode(s, codes.get(), factors.get(), x->get(), false, nullptr, flips.get(), shape, head, 0, keys, dim));
-      }
-      b.add("sketch_encode", text("%d keys of one head, %d bits, d = 128", keys, width), keys * (4.0 * dim + width * words * 4.0 + 2), 0, [&](int) {
-        return sketch_encode(s, codes.get(), factors.get(), x->get(), false, nullptr, flips.get(), shape, 0, 0, keys, dim);
+      const SketchShape shape{dim, width, kv_heads, heads / kv_heads};
+      const int words = sketch_words(hadamard_size(dim), width);
+      DeviceBuffer<uint32_t> codes(static_cast<size_t>(pages) * kv_heads * kSketchPage * words);
+      DeviceBuffer<uint16_t> factors(static_cast<size_t>(pages) * kv_heads * kSketchPage);
+      DeviceBuffer<char> scratch(sketch_draw_workspace(shape, 1, keys));
+      const SketchView view{codes.get(), factors.get(), nullptr, pages};
+      const double key_bytes = words * 4.0 + 2;
+      b.add("sketch_encode", text("8 x %d keys, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * (2.0 * dim + key_bytes), 0, [&](int) {
+        return sketch_encode(s, view, nullptr, x->get(), true, nullptr, flips.get(), shape, SketchKeys{0, 0, keys, kv_heads * dim, dim});
       });
-      b.add("sketch_draw", text("8 x %d keys, 32 queries, %d bits, d = 128", keys, width), kv_heads * keys * (width * words * 4.0 + 2), 0, [&](int i) {
-        return sketch_draw(s, ids.get(), logs.get(), counts.get(), scratch.get(), codes.get(), factors.get(), q->get(), nullptr, flips.get(), shape,
-                           SketchStep{keys, room, 0.02 * keys, 0.02, softmax_scale, 0, static_cast<uint32_t>(i), 1});
+      const SketchDraw draw{1, keys, room, heads * dim, {SketchBudget::kShare, 0.05, 0, 1}, 0.02, softmax_scale, 0, 1};
+      b.add("sketch_draw", text("5%% of 8 x %d keys, 32 queries, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * key_bytes, 0, [&](int) {
+        return sketch_draw(s, samples.get(), scratch.get(), view, q->get(), flips.get(), lengths.get(), steps.get(), shape, draw);
       });
     }
   }

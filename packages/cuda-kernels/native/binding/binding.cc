@@ -123,19 +123,20 @@ cudaError_t mean(cudaStream_t stream, float* out, const void* x, bool x_bf16, in
                 : column_mean(stream, out, static_cast<const float*>(x), rows, heads, dim, x_stride, head_stride);
 }
 
-cudaError_t encode_sketch(cudaStream_t stream, uint32_t* codes, uint16_t* factors, const void* x, bool x_bf16, const float* centre,
-                          const uint32_t* flips, int dim, int bits, int kv_heads, int64_t capacity, int kv_head, int64_t first_key,
-                          int rows, int64_t x_stride) {
-  return sketch_encode(stream, codes, factors, x, x_bf16, centre, flips, SketchShape{dim, bits, kv_heads, 1, capacity}, kv_head, first_key,
-                       rows, x_stride);
+cudaError_t encode_sketch(cudaStream_t stream, uint32_t* codes, uint16_t* factors, const int32_t* pages, int pages_stride, int32_t* rejected,
+                          const void* x, bool x_bf16, const float* centres, const uint32_t* flips, int dim, int bits, int kv_heads,
+                          int sequence, int first_key, int rows, int64_t row_stride, int64_t head_stride) {
+  return sketch_encode(stream, SketchView{codes, factors, pages, pages_stride}, rejected, x, x_bf16, centres, flips,
+                       SketchShape{dim, bits, kv_heads, 1}, SketchKeys{sequence, first_key, rows, row_stride, head_stride});
 }
 
-cudaError_t draw_sketch(cudaStream_t stream, uint32_t* ids, float* minus_log, int32_t* counts, void* workspace, const uint32_t* codes,
-                        const uint16_t* factors, const float* q, const float* centres, const uint32_t* flips, int dim, int bits,
-                        int kv_heads, int group, int64_t capacity, int keys, int room, double budget, double floor_share, float scale,
-                        uint32_t layer, uint32_t step, uint64_t seed) {
-  return sketch_draw(stream, ids, minus_log, counts, workspace, codes, factors, q, centres, flips,
-                     SketchShape{dim, bits, kv_heads, group, capacity}, SketchStep{keys, room, budget, floor_share, scale, layer, step, seed});
+cudaError_t draw_sketch(cudaStream_t stream, uint32_t* samples, void* workspace, uint32_t* codes, uint16_t* factors, const int32_t* pages,
+                        int pages_stride, const float* q, const uint32_t* flips, const int32_t* keys, const uint32_t* steps, int dim, int bits,
+                        int kv_heads, int group, int sequences, int max_keys, int room, int64_t q_stride, int budget_kind, double budget,
+                        double least, double most, double floor_share, double scale, uint32_t first_head, uint64_t seed) {
+  return sketch_draw(stream, samples, workspace, SketchView{codes, factors, pages, pages_stride}, q, flips, keys, steps,
+                     SketchShape{dim, bits, kv_heads, group},
+                     SketchDraw{sequences, max_keys, room, q_stride, {budget_kind, budget, least, most}, floor_share, scale, first_head, seed});
 }
 
 // ---- What a thread holds: freed with it, should it end without disposing of its Device --------------------------------------
@@ -343,8 +344,8 @@ Napi::Value build_workspace(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value draw_workspace(const Napi::CallbackInfo& info) {
-  const SketchShape shape{unpack<int>(info[0]), 1, unpack<int>(info[1]), unpack<int>(info[2]), unpack<int64_t>(info[3])};
-  return Napi::Number::New(info.Env(), static_cast<double>(sketch_draw_workspace(shape)));
+  const SketchShape shape{unpack<int>(info[0]), 1, unpack<int>(info[1]), unpack<int>(info[2])};
+  return Napi::Number::New(info.Env(), static_cast<double>(sketch_draw_workspace(shape, unpack<int>(info[3]), unpack<int>(info[4]))));
 }
 
 // ---- cuBLASLt: one handle for each thread that loads the addon -----------------------------------------------------------

@@ -1,7 +1,7 @@
 #include "weights.h"
 
 #include "../device/launch.h"
-#include "sketch.h"  // multiply, sum_of
+#include "../device/rounded.h"  // multiply, sum_of
 
 namespace magicpig {
 namespace {

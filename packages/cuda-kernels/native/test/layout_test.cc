@@ -11,7 +11,7 @@
 #include "../kernels/kv_view.h"
 #include "harness.h"
 #include "../kernels/simhash.h"
-#include "../kernels/sketch.h"
+#include "../kernels/sketch_math.h"
 #include "../kernels/table_build.h"
 #include "../kernels/weights.h"
 
@@ -43,6 +43,7 @@ void test_swizzle() {
       for (int chunk = 0; chunk < chunks; ++chunk) {
         const int place = swizzled_chunk(row, chunk, chunks);
         EXPECT(place / chunks == row);
+        EXPECT(further_chunks(swizzled_chunk(row, chunk % 2, chunks), chunk / 2) == place);
         EXPECT(places.insert(place).second);
       }
     }
@@ -196,15 +197,17 @@ void test_projection_weights() {
 
 void test_sketch() {
   for (const int size : {64, 128, 256}) {
-    std::set<std::pair<int, int>> places;
-    for (int i = 0; i < size; ++i) {
-      EXPECT(plane_word(size, i) < size / 32 && plane_bit(size, i) < 32);
-      EXPECT(places.insert({plane_word(size, i), plane_bit(size, i)}).second);
-      // The four coordinates of one operand register lie in one word, a byte apart.
-      EXPECT(plane_word(size, i) == plane_word(size, i / 4 * 4));
-      EXPECT(plane_bit(size, i) == plane_bit(size, i / 4 * 4) + 8 * (i % 4));
+    for (const int width : {1, 2, 4}) {
+      std::set<std::pair<int, int>> places;
+      for (int i = 0; i < size; ++i) {
+        const int word = field_word(size, width, i), bit = field_bit(size, width, i);
+        EXPECT(word < size * width / 32 && bit % width == 0 && bit < 32);
+        EXPECT(places.insert({word, bit}).second && field_coordinate(size, width, word, bit) == i);
+        // The four coordinates of one operand register lie in one word, a byte apart.
+        EXPECT(word == field_word(size, width, i / 4 * 4) && bit == field_bit(size, width, i / 4 * 4) + 8 * (i % 4));
+      }
+      EXPECT(places.size() == static_cast<size_t>(size));
     }
-    EXPECT(places.size() == static_cast<size_t>(size));
     for (int bits = 1; bits <= kMaxSketchBits; ++bits) {
       for (const int step : sketch_grid(size, bits).steps) {
         EXPECT(step > 0);
@@ -215,25 +218,39 @@ void test_sketch() {
       }
     }
   }
-  for (float x = 0; x > -90; x -= 0.0137f) EXPECT(std::fabs(sketch_exp(x) / std::exp(static_cast<double>(x)) - 1) < 2e-7 * (1 - x) || x < -87);
-  EXPECT(sketch_exp(0.0f) == 1.0f && sketch_exp(-1000.0f) == 0.0f && sketch_exp(-HUGE_VALF) == 0.0f);
-  float last = -HUGE_VALF;
-  for (const float x : {-1e30f, -2.5f, -1e-30f, 0.0f, 1e-30f, 3.0f, 1e30f}) {
-    EXPECT(ordered_bits(x) > ordered_bits(last) && ordered_bits(x) > 0 && from_ordered_bits(ordered_bits(x)) == x);
-    last = x;
+  // Scores: significands of 16 bits, sums lifted as far as those have room for, rounded products.
+  for (int half = 0; half <= 22950; ++half) {
+    const int lift = sketch_lift(half);
+    EXPECT(half << lift <= 32767 && (lift == 14 || half << (lift + 1) > 32767));
   }
-  // The threshold meets the budget, in the terms that it is computed in.
-  Random random(3);
-  const SketchBins bins = sketch_bins();
-  for (const double share : {0.001, 0.02, 0.3, 0.9, 1.0, 2.0}) {
-    std::vector<uint32_t> counts(kSketchBins);
-    int keys = 0;
-    for (uint32_t& count : counts) keys += static_cast<int>(count = static_cast<uint32_t>(random.integer(0, 50)));
-    const SketchDraw draw = sketch_threshold(counts.data(), bins, 0.0f, keys, share * keys, 0.02);
-    double expected = 0;
-    for (int i = 0; i < kSketchBins; ++i) expected += counts[i] * std::min(1.0, draw.tau * (bins.weight[i] + draw.floor));
-    EXPECT(std::fabs(expected - std::min(1.0, share) * keys) < 1e-4 * keys);
+  for (uint32_t bits = 0; bits < 0x7f80; bits += 3) {
+    const int largest = std::max(factor_exponent(bits), 100);
+    const double factor = to_float(bf16{static_cast<uint16_t>(bits)}), unit = std::ldexp(1.0, largest - 141);
+    const int significand = factor_significand(bits, largest);
+    EXPECT(significand <= 32640 && (factor_exponent(bits) == 0 ? significand == 0 : factor / unit - significand >= 0 && factor / unit - significand < 1));
   }
+  for (int a = -32767; a <= 32767; a += 997) {
+    for (int b = 0; b <= 32767; b += 991) EXPECT(mulhrs(a, b) == std::floor(a * static_cast<double>(b) / 32768 + 0.5));
+  }
+  EXPECT(sketch_gain(0.0f, 127, 14) == 0 && sketch_gain(1e30f, 200, 0) == 16384 && sketch_gain(1.0f, 120, 3) == 512);
+  // Draws: how many keys the histogram takes, thresholds, and their logarithms.
+  for (int keys = 1; keys < 300000; keys = keys * 17 / 16 + 1) {
+    const int lanes = histogram_lanes(keys);
+    int counted = 0;
+    for (int key = 0; key < keys; ++key) counted += key % kHistogramRun < lanes;
+    EXPECT(histogram_count(keys, lanes) == counted && (lanes == 8 || counted <= 2 * kHistogramKeys + 64));
+  }
+  for (double p = 1e-12; p < 1.5; p *= 1.07) {
+    const uint64_t threshold = sketch_threshold(p);
+    const double probability = static_cast<double>(threshold) / 4294967296.0;
+    EXPECT(threshold >= 1 && probability <= 1 && probability >= std::min(p, 1.0) && probability - p < 2.4e-10);
+    EXPECT(std::fabs(sketch_log(threshold) - std::log(probability)) < 1e-6 * (1 - std::log(probability)));
+  }
+  EXPECT(sketch_log(uint64_t{1} << 32) == 0.0f);
+  for (const double variance : {0.0, 0.5, 3.0}) EXPECT(std::fabs(noise_inflation(variance) / std::exp(variance / 2) - 1) < 0.002 * (1 + variance * variance));
+  const SketchWeights weights = sketch_weights();
+  for (int i = 0; i < kSketchBins; ++i) EXPECT(std::fabs(weights.at[i] / std::exp(-i / 4.0) - 1) < 1e-13);
+  for (int i = 0; i < 8; ++i) EXPECT(random_half({{0x10000, 0x30002, 0x50004, 0x70006}}, i) == static_cast<uint32_t>(i));
 }
 
 void test_segment_layout() {

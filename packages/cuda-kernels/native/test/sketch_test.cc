@@ -1,141 +1,162 @@
 // Key sketches and the draws from them.
-#include "../kernels/sketch.h"
+#include "sketch_reference.h"
+
 #include "context.h"
 
 namespace magicpig::test {
+namespace {
 
-void test_sketch(Context& c) {
-  struct Shape {
-    int keys, dim, bits, kv_heads, group;
-    bool centred, bf16_keys;
-    double budget;
-  };
-  std::vector<Shape> shapes = {{1, 8, 1, 1, 1, false, false, 0.5},   {700, 64, 2, 2, 3, true, false, 40},  {130, 80, 3, 1, 4, true, true, 20},
-                               {333, 128, 4, 1, 9, false, true, 50}, {90, 256, 2, 1, 2, true, false, 10}, {5000, 64, 1, 1, 2, true, true, 9000}};
-  if (!c.quick) shapes.push_back({20000, 128, 2, 2, 4, true, true, 600});
-  for (const Shape& s : shapes) {
-    const std::string what = "sketch " + shape_text({{"keys", s.keys}, {"dim", s.dim}, {"bits", s.bits}, {"kv_heads", s.kv_heads}, {"group", s.group}});
-    const int size = hadamard_size(s.dim), words = size / 32, heads = s.kv_heads * s.group;
-    const SketchShape shape{s.dim, s.bits, s.kv_heads, s.group, s.keys + 37};
-    const uint64_t seed = c.random.engine()();
-    const float scale = 1.0f / std::sqrt(static_cast<float>(s.dim));
-    // Keys of a narrow cone, one of them the centre itself.
-    std::vector<float> centre = c.random.normal(s.kv_heads * s.dim, 0.0f, 1.5f), x = c.random.normal(s.kv_heads * s.keys * s.dim, 0.0f, 1.0f);
-    for (size_t i = 0; i < x.size(); ++i) x[i] = to_float(magicpig::to_bf16(x[i] + (s.centred ? centre[i / (s.keys * s.dim) * s.dim + i % s.dim] : 0.0f)));
+struct Shape {
+  std::vector<int> keys;  // of each sequence
+  int dim, bits, kv_heads, group;
+  bool centred, bf16_keys, paged;
+  SketchBudget budget;
+  double floor_share;
+};
+
+// Everything on the device that sketches of some sequences need.
+struct Sketches {
+  Sketches(const SketchShape& shape, int sequences, int pages_per_sequence, uint64_t seed, bool paged, Random& random)
+      : words(sketch_words(hadamard_size(shape.dim), shape.bits)),
+        codes(static_cast<size_t>(sequences) * pages_per_sequence * shape.kv_heads * kSketchPage * words),
+        factors(static_cast<size_t>(sequences) * pages_per_sequence * shape.kv_heads * kSketchPage),
+        flips(static_cast<size_t>(kHadamardRotations) * hadamard_size(shape.dim) / 32),
+        pages(static_cast<size_t>(sequences) * pages_per_sequence) {
+    CHECK_CUDA(sketch_flips(nullptr, flips.get(), shape.dim, seed));
+    std::vector<int32_t> order(pages.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    if (paged) std::shuffle(order.begin(), order.end(), random.engine());
+    pages.upload(order);
+    table = order;
+    view = {codes.get(), factors.get(), paged ? pages.get() : nullptr, pages_per_sequence};
+  }
+  int words;
+  DeviceBuffer<uint32_t> codes;
+  DeviceBuffer<uint16_t> factors;
+  DeviceBuffer<uint32_t> flips;
+  DeviceBuffer<int32_t> pages;
+  std::vector<int32_t> table;
+  SketchView view;
+};
+
+void test_shape(Context& c, const Shape& s) {
+  const int sequences = static_cast<int>(s.keys.size()), heads = s.kv_heads * s.group, size = hadamard_size(s.dim);
+  const int max_keys = *std::max_element(s.keys.begin(), s.keys.end());
+  const std::string what = "sketch " + shape_text({{"keys", max_keys}, {"sequences", sequences}, {"dim", s.dim}, {"bits", s.bits},
+                                                   {"kv_heads", s.kv_heads}, {"group", s.group}});
+  const SketchShape shape{s.dim, s.bits, s.kv_heads, s.group};
+  const uint64_t seed = c.random.engine()();
+  const int pages_per_sequence = max_keys / kSketchPage + 1;
+  Sketches sketches(shape, sequences, pages_per_sequence, seed, s.paged, c.random);
+  const int64_t centre_words = static_cast<int64_t>(s.kv_heads) * s.dim, row = centre_words + 8;
+
+  std::vector<std::vector<reference::Sketch>> references(static_cast<size_t>(sequences * s.kv_heads));
+  std::vector<uint32_t> codes = sketches.codes.download();
+  std::vector<uint16_t> factors = sketches.factors.download();
+  DeviceBuffer<int32_t> rejected(1);
+  rejected.upload({0});
+  int32_t bad = 0;
+  for (int sequence = 0; sequence < sequences; ++sequence) {
+    // Keys of a narrow cone; one of them the centre itself, one not finite, one too long.
+    const int keys = s.keys[sequence];
+    std::vector<float> centre = c.random.normal(centre_words, 0.0f, 1.5f), x = c.random.normal(static_cast<size_t>(keys) * row, 0.0f, 1.0f);
     for (float& value : centre) value = to_float(magicpig::to_bf16(value));
-    if (s.keys > 2 && s.centred) std::copy_n(centre.data(), s.dim, &x[s.dim]);
-    const std::vector<float> q = c.random.normal(heads * s.dim, 0.0f, 2.0f);
-
-    // Reference: codes and factors, scores, draws.
-    std::vector<uint32_t> codes(static_cast<size_t>(s.kv_heads) * shape.capacity * s.bits * words);
-    std::vector<uint16_t> factors(static_cast<size_t>(s.kv_heads) * shape.capacity);
-    std::vector<std::vector<int>> grids(s.kv_heads * s.keys);
-    for (int h = 0; h < s.kv_heads; ++h) {
-      for (int key = 0; key < s.keys; ++key) {
-        float factor;
-        auto& v = grids[h * s.keys + key];
-        v = reference::sketch_encode(&factor, &x[(h * s.keys + key) * s.dim], s.centred ? &centre[h * s.dim] : nullptr, s.dim, s.bits, seed);
-        const size_t at = h * shape.capacity + key;
-        factors[at] = magicpig::to_bf16(factor).bits;
-        for (int i = 0; i < size; ++i) {
-          const uint32_t u = static_cast<uint32_t>((v[i] + (1 << s.bits) - 1) / 2);
-          for (int p = 0; p < s.bits; ++p) codes[(at * s.bits + p) * words + plane_word(size, i)] |= (u >> p & 1u) << plane_bit(size, i);
-        }
-      }
+    for (size_t i = 0; i < x.size(); ++i) {
+      const size_t column = i % row;
+      x[i] = to_float(magicpig::to_bf16(x[i] + (s.centred && column < centre.size() ? centre[column] : 0.0f)));
     }
-    DeviceBuffer<uint32_t> flips(kHadamardRotations * words), d_codes(codes.size());
-    DeviceBuffer<uint16_t> d_factors(factors.size());
-    DeviceBuffer<float> d_centre(centre), d_q(q);
-    CHECK_CUDA(sketch_flips(nullptr, flips.get(), s.dim, seed));
-    CHECK_CUDA(cudaMemsetAsync(d_codes.get(), 0, d_codes.bytes(), nullptr));
-    CHECK_CUDA(cudaMemsetAsync(d_factors.get(), 0, d_factors.bytes(), nullptr));
+    if (keys > 90) {
+      if (s.centred) std::copy_n(centre.data(), s.dim, &x[row]);
+      x[60 * row + s.dim - 1] = to_float(bf16{0x7fc0});
+      x[85 * row + 1] = 0x1p64f;
+      bad += 2;
+    }
     std::vector<bf16> x16(x.size());
     for (size_t i = 0; i < x.size(); ++i) x16[i] = magicpig::to_bf16(x[i]);
-    DeviceBuffer<float> dx(x);
+    DeviceBuffer<float> dx(x), d_centre(centre);
     DeviceBuffer<bf16> dx16(x16);
-    for (int h = 0; h < s.kv_heads; ++h) {
-      for (const auto& [first, rows] : {std::pair{0, s.keys / 3}, {s.keys / 3, s.keys - s.keys / 3}}) {  // grows by blocks
-        const int64_t at = static_cast<int64_t>(h * s.keys + first) * s.dim;
-        const void* from = s.bf16_keys ? static_cast<const void*>(dx16.get() + at) : dx.get() + at;
-        CHECK_CUDA(sketch_encode(nullptr, d_codes.get(), d_factors.get(), from, s.bf16_keys, s.centred ? d_centre.get() + h * s.dim : nullptr,
-                                 flips.get(), shape, h, first, rows, s.dim));
-      }
+    // Grows in blocks, within a page and across pages.
+    for (int first = 0; first < keys;) {
+      const int rows = std::min(keys - first, first == 0 ? keys / 3 + 1 : keys);
+      const void* from = s.bf16_keys ? static_cast<const void*>(dx16.get() + first * row) : dx.get() + first * row;
+      CHECK_CUDA(sketch_encode(nullptr, sketches.view, rejected.get(), from, s.bf16_keys, s.centred ? d_centre.get() : nullptr,
+                               sketches.flips.get(), shape, SketchKeys{sequence, first, rows, row, s.dim}));
+      first += rows;
     }
-    c.equal(d_codes, codes, what + " codes");
-    c.equal(d_factors, factors, what + " factors");
-
-    const SketchBins bins = sketch_bins();
-    DeviceBuffer<char> workspace(sketch_draw_workspace(shape));
-    const int room = s.keys;
-    for (const uint32_t step : {0u, 77u}) {
-      const SketchStep options{s.keys, room, s.budget, 0.02, scale, 5, step, seed};
-      std::vector<uint32_t> ids(static_cast<size_t>(heads) * room, 0xffffffffu);
-      std::vector<int32_t> counts(heads);
-      std::vector<std::vector<float>> logs(heads);
-      for (int head = 0; head < heads; ++head) {
-        const int h = head / s.group;
-        double norm;
-        const std::vector<int> y = reference::sketch_rotate(&q[head * s.dim], nullptr, s.dim, seed, &norm);
-        int largest = 0;
-        for (const int value : y) largest = std::max(largest, std::abs(value));
-        std::vector<int> q8(size);
-        for (int i = 0; i < size; ++i) q8[i] = static_cast<int>(std::nearbyint(multiply(static_cast<float>(y[i]), 127.0f / static_cast<float>(largest))));
-        double sums[8] = {}, offset = 0;
-        for (int i = 0; i < s.dim && s.centred; ++i) sums[i % 8] += static_cast<double>(q[head * s.dim + i]) * centre[h * s.dim + i];
-        for (const double sum : sums) offset += sum;
-        const auto sigma = static_cast<float>(largest * norm / (127.0 * sketch_norm(size)) * static_cast<double>(scale));
-        std::vector<float> scores(s.keys);
-        float top = -HUGE_VALF;
-        for (int key = 0; key < s.keys; ++key) {
-          int dot = 0;
-          for (int i = 0; i < size; ++i) dot += grids[h * s.keys + key][i] * q8[i];
-          const float factor = to_float(bf16{factors[h * shape.capacity + key]});
-          scores[key] = sum_of(multiply(multiply(static_cast<float>(dot), sigma), factor), static_cast<float>(offset * scale));
-          top = std::max(top, scores[key]);
+    CHECK_CUDA(cudaDeviceSynchronize());
+    for (int h = 0; h < s.kv_heads; ++h) {
+      for (int key = 0; key < keys; ++key) {
+        const reference::Rotated rotated = reference::rotate(&x[key * row + h * s.dim], s.centred ? &centre[h * s.dim] : nullptr, s.dim, seed);
+        const reference::Sketch sketch = reference::encode(rotated, s.bits);
+        const int64_t page = sketches.table[sequence * pages_per_sequence + key / kSketchPage];
+        const int64_t place = (page * s.kv_heads + h) * kSketchPage + key % kSketchPage;
+        factors[place] = static_cast<uint16_t>(float_to_bits(sketch.factor) >> 16);
+        std::fill_n(&codes[place * sketches.words], sketches.words, 0u);
+        const int width = field_width(s.bits);
+        for (int i = 0; i < size; ++i) {
+          const auto level = static_cast<uint32_t>(sketch.levels[i]);
+          codes[place * sketches.words + field_word(size, width, i)] |= (level & ((1u << width) - 1u)) << field_bit(size, width, i);
+          if (s.bits == 3) codes[place * sketches.words + size / 16 + field_word(size, 1, i)] |= (level >> 2) << field_bit(size, 1, i);
         }
-        std::vector<uint32_t> histogram(kSketchBins);
-        for (const float score : scores) ++histogram[sketch_bin(top, score)];
-        const SketchDraw draw = sketch_threshold(histogram.data(), bins, top, s.keys, s.budget, options.floor_share);
-        for (int key = 0; key < s.keys; ++key) {
-          const float pi = sketch_probability(draw, scores[key]);
-          if (!sketch_drawn(pi, static_cast<uint32_t>(key), static_cast<uint32_t>(head), options.layer, step, seed)) continue;
-          ids[static_cast<size_t>(head) * room + static_cast<size_t>(counts[head]++)] = static_cast<uint32_t>(key);
-          logs[head].push_back(-std::log(pi));
-        }
+        references[sequence * s.kv_heads + h].push_back(sketch);
       }
-      DeviceBuffer<uint32_t> d_ids(ids.size());
-      DeviceBuffer<float> d_logs(ids.size());
-      DeviceBuffer<int32_t> d_counts(heads);
-      CHECK_CUDA(sketch_draw(nullptr, d_ids.get(), d_logs.get(), d_counts.get(), workspace.get(), d_codes.get(), d_factors.get(), d_q.get(),
-                             s.centred ? d_centre.get() : nullptr, flips.get(), shape, options));
-      c.equal(d_counts, counts, what + " counts");
-      c.equal(d_ids, ids, what + " ids");
-      c.expect(workspace.check_guard(), what + ": wrote past its workspace");
-      const std::vector<float> got = d_logs.download();
-      bool close = true;
-      for (int head = 0; head < heads; ++head) {
-        for (size_t i = 0; i < logs[head].size(); ++i) {
-          close = close && std::fabs(got[static_cast<size_t>(head) * room + i] - logs[head][i]) <= 1e-5f * (1 + logs[head][i]);
-        }
-      }
-      c.expect(close, what + " -log pi");
-      if (s.budget >= s.keys) c.expect(counts[0] == s.keys, what + ": a budget of all keys draws all");
     }
   }
+  c.equal(sketches.codes, codes, what + " codes");
+  c.equal(sketches.factors, factors, what + " factors");
+  c.equal(rejected, {bad}, what + " rejected keys");
 
-  // What it is for: unbiased sums. Over many steps the mean of sum e^s / pi over the drawn keys is the sum over all, and the mean
-  // number drawn the budget; s here are the true scores, which the sketches only estimate.
-  const int keys = 600, dim = 64, steps = 200;
+  const int64_t q_stride = static_cast<int64_t>(heads) * s.dim + 4;
+  std::vector<float> q = c.random.normal(sequences * q_stride, 0.0f, 2.0f);
+  if (heads > 1) std::fill_n(&q[s.dim], s.dim, 0.0f);
+  if (heads > 2) q[2 * s.dim] = HUGE_VALF;
+  std::vector<uint32_t> steps(sequences);
+  for (uint32_t& step : steps) step = static_cast<uint32_t>(c.random.engine()());
+  const int room = heads > 3 ? max_keys : max_keys / 2 + 1;  // too small, where a budget asks for more
+  const SketchDraw draw{sequences, max_keys, room, q_stride, s.budget, s.floor_share, 1 / std::sqrt(s.dim), 5u * s.kv_heads, seed};
+  const int64_t words = sketch_sample_words(room);
+  DeviceBuffer<uint32_t> samples(static_cast<size_t>(sequences * heads * words)), d_steps(steps);
+  DeviceBuffer<int32_t> d_keys(s.keys);
+  DeviceBuffer<float> d_q(q);
+  DeviceBuffer<char> workspace(sketch_draw_workspace(shape, sequences, max_keys));
+  CHECK_CUDA(sketch_draw(nullptr, samples.get(), workspace.get(), sketches.view, d_q.get(), sketches.flips.get(), d_keys.get(), d_steps.get(),
+                         shape, draw));
+  std::vector<uint32_t> expected = samples.download(), got = expected;
+  for (int head = 0; head < sequences * heads; ++head) {
+    const int sequence = head / heads, kv_head = head % heads / s.group;
+    const reference::Sample sample = reference::draw(
+        references[sequence * s.kv_heads + kv_head].data(), s.keys[sequence],
+        reference::rotate(&q[sequence * q_stride + head % heads * s.dim], nullptr, s.dim, seed), s.bits, draw, draw.first_head + kv_head, steps[sequence]);
+    uint32_t* row_of = &expected[head * words];
+    row_of[kSketchCountWord] = static_cast<uint32_t>(sample.count);
+    row_of[kSketchErrorWord] = float_to_bits(sample.error);
+    std::fill_n(row_of + kSketchIdsWord, 2 * room, 0xffffffffu);  // as poisoned
+    for (int i = 0; i < std::min(sample.count, room); ++i) {
+      row_of[kSketchIdsWord + i] = sample.ids[i];
+      row_of[kSketchIdsWord + room + i] = float_to_bits(sample.logs[i]);
+    }
+    if (s.budget.kind == SketchBudget::kCount && s.budget.value >= max_keys && sample.count >= 0) {
+      c.expect(sample.count == s.keys[sequence], what + ": a budget of all keys draws all");
+    }
+  }
+  c.equal(samples, expected, what + " samples");
+  c.expect(workspace.check_guard(), what + ": wrote past its workspace");
+}
+
+// What it is for: unbiased sums. Over many steps the mean of sum e^s / pi over the drawn keys is the sum over all, and the mean number
+// drawn the budget; s here are the true scores, which the sketches only estimate.
+void test_estimates(Context& c) {
+  const int keys = 300, dim = 64, steps = 100;
   const double budget = 60;
-  const SketchShape shape{dim, 2, 1, 1, keys};
+  const SketchShape shape{dim, 2, 1, 1};
+  const uint64_t seed = 9;
+  Sketches sketches(shape, 1, 1, seed, false, c.random);
   const std::vector<float> x = c.random.normal(keys * dim), q = c.random.normal(dim, 0.0f, 2.0f);
-  DeviceBuffer<uint32_t> flips(kHadamardRotations * 2), codes(keys * 2 * 2), ids(keys);
-  DeviceBuffer<uint16_t> factors(keys);
-  DeviceBuffer<float> dx(x), dq(q), logs(keys);
-  DeviceBuffer<int32_t> count(1);
-  DeviceBuffer<char> workspace(sketch_draw_workspace(shape));
-  CHECK_CUDA(sketch_flips(nullptr, flips.get(), dim, 9));
-  CHECK_CUDA(sketch_encode(nullptr, codes.get(), factors.get(), dx.get(), false, nullptr, flips.get(), shape, 0, 0, keys, dim));
+  DeviceBuffer<float> dx(x), dq(q);
+  DeviceBuffer<int32_t> length(std::vector<int32_t>{keys});
+  DeviceBuffer<uint32_t> step_at(1), sample(sketch_sample_words(keys));
+  DeviceBuffer<char> workspace(sketch_draw_workspace(shape, 1, keys));
+  CHECK_CUDA(sketch_encode(nullptr, sketches.view, nullptr, dx.get(), false, nullptr, sketches.flips.get(), shape, SketchKeys{0, 0, keys, dim, dim}));
   std::vector<double> weights(keys);
   double total = 0;
   for (int key = 0; key < keys; ++key) {
@@ -143,23 +164,53 @@ void test_sketch(Context& c) {
     for (int i = 0; i < dim; ++i) score += static_cast<double>(x[key * dim + i]) * q[i] / 8;
     total += weights[key] = std::exp(score);
   }
-  double mean = 0, square = 0, drawn = 0;
+  const SketchDraw draw{1, keys, keys, dim, {SketchBudget::kCount, budget, 0, 1}, 0.02, 0.125, 0, c.random.engine()()};
+  double mean = 0, square = 0, drawn = 0, claimed = 0;
   for (int step = 0; step < steps; ++step) {
-    CHECK_CUDA(sketch_draw(nullptr, ids.get(), logs.get(), count.get(), workspace.get(), codes.get(), factors.get(), dq.get(), nullptr, flips.get(),
-                           shape, SketchStep{keys, keys, budget, 0.02, 0.125f, 0, static_cast<uint32_t>(step), c.random.engine()()}));
-    const int n = count.download()[0];
-    const std::vector<uint32_t> chosen = ids.download();
-    const std::vector<float> log_pi = logs.download();
+    step_at.upload({static_cast<uint32_t>(step)});
+    CHECK_CUDA(sketch_draw(nullptr, sample.get(), workspace.get(), sketches.view, dq.get(), sketches.flips.get(), length.get(), step_at.get(),
+                           shape, draw));
+    const std::vector<uint32_t> row = sample.download();
+    const int n = static_cast<int>(row[kSketchCountWord]);
     double estimate = 0;
-    for (int i = 0; i < n; ++i) estimate += weights[chosen[i]] * std::exp(static_cast<double>(log_pi[i]));
+    for (int i = 0; i < n; ++i) {
+      estimate += weights[row[kSketchIdsWord + i]] * std::exp(-static_cast<double>(bits_to_float(row[kSketchIdsWord + keys + i])));
+    }
     mean += estimate / total / steps;
     square += estimate / total * (estimate / total) / steps;
     drawn += static_cast<double>(n) / steps;
+    claimed = bits_to_float(row[kSketchErrorWord]);
   }
-  const double error = std::sqrt((square - mean * mean) / steps);
+  const double error = std::sqrt((square - mean * mean) / steps), one = error * std::sqrt(steps);
   c.expect(std::fabs(mean - 1) < 5 * error + 1e-9, "sketch: mean of the estimates " + std::to_string(mean) + " +- " + std::to_string(error));
-  c.expect(error * std::sqrt(steps) < 0.2, "sketch: one estimate's relative error " + std::to_string(error * std::sqrt(steps)));
+  c.expect(one < 0.2, "sketch: one estimate's relative error " + std::to_string(one));
+  c.expect(claimed > one / 2 && claimed < one * 2, "sketch: claims an error of " + std::to_string(claimed) + ", which is " + std::to_string(one));
   c.expect(std::fabs(drawn - budget) < 0.06 * budget + 5 * std::sqrt(budget / steps), "sketch: " + std::to_string(drawn) + " keys drawn");
+}
+
+}  // namespace
+
+void test_sketch(Context& c) {
+  const auto count = [](double value) { return SketchBudget{SketchBudget::kCount, value, 0, 1}; };
+  const auto share = [](double value) { return SketchBudget{SketchBudget::kShare, value, 0, 1}; };
+  const auto error = [](double value, double least, double most) { return SketchBudget{SketchBudget::kError, value, least, most}; };
+  std::vector<Shape> shapes = {
+      {{1}, 8, 1, 1, 1, false, false, false, count(1), 0.02},
+      {{150, 0, 65}, 64, 2, 2, 3, true, false, true, count(40), 0.02},
+      {{130}, 80, 3, 1, 4, true, true, false, share(0.2), 0.5},
+      {{200}, 128, 4, 1, 9, false, true, false, error(0.1, 0.01, 0.5), 0.02},
+      {{90, 64}, 256, 3, 1, 2, true, false, true, count(10), 0.1},
+      {{1030, 64}, 64, 1, 1, 2, true, true, true, count(9000), 0.02},
+      {{192}, 100, 2, 2, 8, false, false, false, error(0.05, 0.001, 1), 0.02},
+      {{200}, 64, 3, 1, 2, true, false, false, error(1e-9, 0.001, 0.3), 0.02},
+      {{120}, 256, 1, 1, 1, true, true, false, share(0.1), 1e-6},
+  };
+  if (!c.quick) {
+    shapes.push_back({{40000}, 128, 2, 1, 4, true, true, true, share(0.05), 0.02});  // the histogram takes a part of the keys
+    shapes.push_back({{2500, 16385}, 64, 4, 1, 2, true, false, false, error(0.03, 0.01, 0.2), 0.02});
+  }
+  for (const Shape& s : shapes) test_shape(c, s);
+  test_estimates(c);
 }
 
 }  // namespace magicpig::test

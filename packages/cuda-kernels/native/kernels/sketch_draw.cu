@@ -1,0 +1,260 @@
+// Key sketches: from the scores of all keys to the drawn ones.
+#include "../device/warp.h"
+#include "sketch_workspace.h"
+
+namespace magicpig {
+namespace {
+
+// ---- Thresholds -------------------------------------------------------------------------------------------------------
+
+// Bins of the histogram, one to a thread.
+struct Bins {
+  uint32_t counts[kSketchBins];
+  int above[kSketchBins];        // keys of the bins before
+  // Of this bin and those behind it: sums of w + floor, of w^2 / (w + floor) and of w^2, w being the bin's weight. When these are the keys
+  // with pi < 1, the variance of the estimated total is ratios / tau - squares.
+  double sums[kSketchBins + 1], ratios[kSketchBins + 1], squares[kSketchBins + 1];
+  double totals[kSketchBins];    // counts w; then of this bin and those behind it
+  int uncertain;                 // bins from the first with pi < 1 on
+  double tau;
+};
+
+// Replaces terms by their sums from the last on. Sums keep this order on every machine, so one thread adds them.
+__device__ void sum_from_last(double* terms) {
+  double sum = 0;
+#pragma unroll 8
+  for (int i = kSketchBins - 1; i >= 0; --i) {
+    sum += terms[i];
+    terms[i] = sum;
+  }
+}
+
+// The first bin with tau (w + floor) <= 1, and tau, which differs from bin to bin; tau is kAllTau without one.
+__device__ void solve(Bins& bins, double tau, double raised) {
+  const int bin = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  if (bin == 0) {
+    bins.uncertain = 0;
+    bins.tau = kAllTau;
+  }
+  __syncthreads();
+  if (tau * raised <= 1) atomicMax(&bins.uncertain, kSketchBins - bin);
+  __syncthreads();
+  if (bins.uncertain == kSketchBins - bin) bins.tau = tau;
+  __syncthreads();
+}
+
+// A block of one thread a bin plans the draw of one query head. `samples` gets a count of no keys, which collect_kernel puts right.
+__global__ void __launch_bounds__(kSketchBins)
+    plan_kernel(uint32_t* samples, SketchLevels* levels, const int16_t* scores, const SketchQuery* queries, const int32_t* lengths,
+                SketchWeights weights, int heads, int max_pages, SketchDraw draw) {
+  __shared__ Bins bins;
+  const int64_t head = static_cast<int64_t>(blockIdx.y) * heads + blockIdx.x;
+  const int keys = lengths[blockIdx.y], bin = static_cast<int>(threadIdx.x);
+  const SketchQuery& query = queries[head];
+  uint32_t* sample = samples + head * sketch_sample_words(draw.room);
+  if (keys <= 0 || query.usable == 0) {
+    if (bin == 0) {
+      sample[kSketchCountWord] = query.usable == 0 ? 0xffffffffu : 0u;
+      sample[kSketchErrorWord] = 0;  // of float32 too
+    }
+    return;
+  }
+
+  const int largest = static_cast<int>(query.largest) - 32769;
+  const int lanes = histogram_lanes(keys), counted = histogram_count(keys, lanes);
+  bins.counts[bin] = 0;
+  __syncthreads();
+  for (int i = bin; i < counted; i += kSketchBins) {
+    const int key = i / lanes * kHistogramRun + i % lanes;
+    const int depth = largest - scores[head * max_pages * kSketchPage + key];
+    atomicAdd(bins.counts + (depth < kSketchBins - 1 ? depth : kSketchBins - 1), 1u);
+  }
+  __syncthreads();
+
+  const double count = bins.counts[bin], weight = weights.at[bin];
+  bins.totals[bin] = count * weight;
+  __syncthreads();
+  if (bin == 0) sum_from_last(bins.totals);
+  if (bin == static_cast<int>(kWarp)) {
+    int above = 0;
+    for (int i = 0; i < kSketchBins; ++i) {
+      bins.above[i] = above;
+      above += static_cast<int>(bins.counts[i]);
+    }
+  }
+  __syncthreads();
+  const double total = bins.totals[0], floor = draw.floor_share * total / counted;
+  const double raised = weight + floor, square = weight * weight;
+  bins.sums[bin] = count * raised;
+  bins.ratios[bin] = count * (square / raised);
+  bins.squares[bin] = count * square;
+  if (bin == 0) bins.sums[kSketchBins] = bins.ratios[kSketchBins] = bins.squares[kSketchBins] = 0;
+  __syncthreads();
+  if (bin < 3) sum_from_last(bin == 0 ? bins.sums : bin == 1 ? bins.ratios : bins.squares);
+  __syncthreads();
+
+  // Totals stand for all keys: a variance relative to the squared total shrinks as the keys grow.
+  const double part = static_cast<double>(counted) / static_cast<double>(keys);
+  const auto by_count = [&](double expected) {
+    const double tau = (expected - bins.above[bin]) / bins.sums[bin];
+    solve(bins, expected >= counted ? kAllTau : tau, raised);
+  };
+  if (draw.budget.kind == SketchBudget::kError) {
+    const double error = draw.budget.value / query.inflation;
+    const double variance = error * error * total * total / part;
+    solve(bins, bins.ratios[bin] / (variance + bins.squares[bin]), raised);
+    const int certain = kSketchBins - bins.uncertain;
+    double expected = bins.tau * bins.sums[certain];
+    for (int i = 0; i < certain; ++i) expected += bins.counts[i];
+    const double least = draw.budget.least * counted, most = draw.budget.most * counted;
+    const double bounded = expected < least ? least : most < expected ? most : expected;
+    if (bounded != expected || expected >= counted) by_count(bounded);
+  } else {
+    by_count(draw.budget.kind == SketchBudget::kShare ? draw.budget.value * counted : draw.budget.value * part);
+  }
+
+  const int first = kSketchBins - bins.uncertain, base = first > 0 ? first - 1 : 0;
+  const double tau = bins.tau;
+  SketchLevels& table = levels[head];
+  if (bin < kSketchLevels) {
+    const int at = base + bin < kSketchBins - 1 ? base + bin : kSketchBins - 1;
+    const uint64_t threshold = sketch_threshold(tau * (weights.at[at] + floor));
+    const uint64_t upper = threshold >> 16 < 65535 ? threshold >> 16 : 65535;
+    table.upper[bin] = static_cast<uint16_t>(upper);
+    table.rest[bin] = static_cast<uint32_t>(threshold - (upper << 16));
+    table.log[bin] = sketch_log(threshold);
+  }
+  if (bin == 0) {
+    table.top = largest - base;
+    const double spread = bins.ratios[first] / tau - bins.squares[first];
+    const double variance = (spread > 0 ? spread : 0.0) * part;
+    sample[kSketchErrorWord] = float_to_bits(static_cast<float>(sqrt(variance) / total * query.inflation));
+  }
+}
+
+// ---- Draws ------------------------------------------------------------------------------------------------------------
+
+constexpr int kThreads = kSketchPage / 8;  // eight keys each
+
+__device__ __forceinline__ int level_of(int top, int score) {
+  const int level = top - score;
+  return level < 0 ? 0 : level < kSketchLevels ? level : kSketchLevels - 1;
+}
+
+// Which keys of a page the query heads of a KV head draw, and how many.
+__global__ void __launch_bounds__(kThreads)
+    mark_kernel(uint8_t* mask, uint32_t* counts, const int16_t* scores, const SketchQuery* queries, const SketchLevels* levels,
+                const int32_t* lengths, const uint32_t* steps, int group, int max_pages, uint32_t first_head, uint64_t seed) {
+  __shared__ uint32_t warp_counts[kThreads / kWarp];
+  const int page = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
+  const int keys = lengths[sequence];
+  if (page * kSketchPage >= keys) return;
+  const int first = page * kSketchPage + static_cast<int>(threadIdx.x) * 8;
+  const auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  const uint32_t eight = static_cast<uint32_t>(first) / 8, random_head = first_head + static_cast<uint32_t>(kv_head), step = steps[sequence];
+  const PhiloxWords words = philox({{eight, random_head, step, kDrawDomain}}, key0, key1);
+
+  const int64_t heads = (static_cast<int64_t>(sequence) * gridDim.y + static_cast<unsigned>(kv_head)) * group;
+  for (int64_t head = heads; head < heads + group; ++head) {
+    uint32_t drawn = 0;
+    if (queries[head].usable != 0 && first < keys) {
+      const SketchLevels& table = levels[head];
+      const int top = table.top;
+      const uint4 vector = *reinterpret_cast<const uint4*>(scores + head * max_pages * kSketchPage + first);
+      const uint32_t pairs[4] = {vector.x, vector.y, vector.z, vector.w};
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int level = level_of(top, static_cast<int16_t>(pairs[i / 2] >> (16 * (i % 2))));
+        const uint32_t upper = table.upper[level], random = random_half(words, i);
+        bool chosen = random < upper;
+        if (random == upper) {
+          chosen = random_half(philox({{eight, random_head, step, kDrawDomain + 1}}, key0, key1), i) < table.rest[level];
+        }
+        drawn |= static_cast<uint32_t>(chosen && first + i < keys) << i;
+      }
+    }
+    mask[(head * max_pages + page) * kThreads + threadIdx.x] = static_cast<uint8_t>(drawn);
+    const uint32_t count = warp_sum(static_cast<uint32_t>(__popc(drawn)));
+    __syncthreads();  // the counts of the head before were read
+    if (lane_id() == 0) warp_counts[warp_id()] = count;
+    __syncthreads();
+    if (threadIdx.x == 0) counts[head * max_pages + page] = warp_counts[0] + warp_counts[1] + warp_counts[2] + warp_counts[3];
+  }
+}
+static_assert(kThreads == 4 * kWarp);
+
+// Writes the drawn keys of one page, in order, behind those of the pages before it.
+__global__ void __launch_bounds__(kThreads)
+    collect_kernel(uint32_t* samples, const uint8_t* mask, const uint32_t* counts, const int16_t* scores, const SketchQuery* queries,
+                   const SketchLevels* levels, const int32_t* lengths, int max_pages, int room) {
+  __shared__ uint32_t scratch[kWarp], warp_totals[kThreads / kWarp];
+  const int page = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.z);
+  const int64_t head = static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y;
+  const int keys = lengths[sequence], lane = static_cast<int>(lane_id()), warp = static_cast<int>(warp_id());
+  if (page * kSketchPage >= keys || queries[head].usable == 0) return;
+  counts += head * max_pages;
+  uint32_t before = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < page; i += kThreads) before += counts[i];
+  before = block_sum(before, scratch);
+
+  const uint32_t own = mask[(head * max_pages + page) * kThreads + threadIdx.x];
+  const auto count = static_cast<uint32_t>(__popc(own));
+  uint32_t inclusive = count;
+  for (unsigned delta = 1; delta < kWarp; delta *= 2) {
+    const uint32_t other = __shfl_up_sync(kAllLanes, inclusive, delta);
+    if (lane >= static_cast<int>(delta)) inclusive += other;
+  }
+  if (lane == static_cast<int>(kWarp) - 1) warp_totals[warp] = inclusive;
+  __syncthreads();
+  uint32_t place = before + inclusive - count;
+  for (int w = 0; w < warp; ++w) place += warp_totals[w];
+
+  uint32_t* sample = samples + head * sketch_sample_words(room);
+  uint32_t* ids = sample + kSketchIdsWord;
+  const SketchLevels& table = levels[head];
+  const int first = page * kSketchPage + static_cast<int>(threadIdx.x) * 8, top = table.top;
+  for (uint32_t rest = own; rest != 0 && place < static_cast<uint32_t>(room); rest &= rest - 1, ++place) {
+    const int key = first + __ffs(static_cast<int>(rest)) - 1;
+    ids[place] = static_cast<uint32_t>(key);
+    ids[room + place] = float_to_bits(table.log[level_of(top, scores[head * max_pages * kSketchPage + key])]);
+  }
+  if (page == (keys - 1) / kSketchPage && threadIdx.x == 0) sample[kSketchCountWord] = before + counts[page];
+}
+
+bool valid(const SketchShape& shape, const SketchDraw& draw) {
+  const int64_t heads = static_cast<int64_t>(shape.kv_heads) * shape.group;
+  return sketch_fits(shape) && draw.sequences >= 0 && draw.sequences * heads <= 65535 && draw.max_keys >= 0 &&
+         draw.max_keys <= INT32_MAX - kSketchPage && draw.room >= 0 && draw.floor_share > 0 && draw.budget.value > 0;
+}
+
+}  // namespace
+
+size_t sketch_draw_workspace(const SketchShape& shape, int sequences, int max_keys) {
+  return sketch_fits(shape) && sequences >= 0 && max_keys >= 0 ? SketchWorkspace(nullptr, shape, sequences, max_keys).bytes : 0;
+}
+
+cudaError_t sketch_sample(cudaStream_t stream, uint32_t* samples, const SketchWorkspace& space, const int32_t* keys, const uint32_t* steps,
+                          const SketchShape& shape, const SketchDraw& draw) {
+  const auto heads = static_cast<unsigned>(shape.kv_heads * shape.group), kv_heads = static_cast<unsigned>(shape.kv_heads);
+  const auto sequences = static_cast<unsigned>(draw.sequences), pages = static_cast<unsigned>(space.max_pages);
+  cudaError_t error = launch(plan_kernel, dim3(heads, sequences), dim3(kSketchBins), 0, stream, samples, space.levels, space.scores,
+                             space.queries, keys, sketch_weights(), static_cast<int>(heads), space.max_pages, draw);
+  if (error != cudaSuccess) return error;
+  error = launch(mark_kernel, dim3(pages, kv_heads, sequences), dim3(kThreads), 0, stream, space.mask, space.counts, space.scores, space.queries,
+                 space.levels, keys, steps, shape.group, space.max_pages, draw.first_head, draw.seed);
+  if (error != cudaSuccess) return error;
+  return launch(collect_kernel, dim3(pages, heads, sequences), dim3(kThreads), 0, stream, samples, space.mask, space.counts, space.scores,
+                space.queries, space.levels, keys, space.max_pages, draw.room);
+}
+
+cudaError_t sketch_draw(cudaStream_t stream, uint32_t* samples, void* workspace, const SketchView& view, const float* q,
+                        const uint32_t* flips, const int32_t* keys, const uint32_t* steps, const SketchShape& shape,
+                        const SketchDraw& draw) {
+  if (!valid(shape, draw) || workspace == nullptr) return cudaErrorInvalidValue;
+  const SketchWorkspace space(workspace, shape, draw.sequences, draw.max_keys);
+  const cudaError_t error = sketch_scan(stream, space, view, q, flips, keys, shape, draw);
+  return error != cudaSuccess ? error : sketch_sample(stream, samples, space, keys, steps, shape, draw);
+}
+
+}  // namespace magicpig
