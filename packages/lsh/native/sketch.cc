@@ -57,10 +57,15 @@ size_t KeySketch::BytesFor(uint32_t dim, uint32_t bits, size_t keys) {
 }
 
 size_t KeySketch::bytes() const {
+  // Divided among the holders, and rounded up.
+  const auto share = [](const auto& shared, size_t bytes) {
+    const auto holders = static_cast<size_t>(shared.use_count());
+    return (bytes + holders - 1) / holders;
+  };
   size_t sum = sizeof(KeySketch) + flips_.bytes() + heads_.capacity() * sizeof(Head);
   for (const Head& head : heads_) {
-    sum += head.chunks.capacity() * sizeof(head.chunks[0]) + (head.centre ? head.centre->bytes() : 0);
-    for (const auto& chunk : head.chunks) sum += sizeof(Chunk) + chunk->own_codes.bytes() + chunk->own_factors.bytes();
+    sum += head.chunks.capacity() * sizeof(head.chunks[0]) + (head.centre ? share(head.centre, head.centre->bytes()) : 0);
+    for (const auto& chunk : head.chunks) sum += share(chunk, sizeof(Chunk) + chunk->own_codes.bytes() + chunk->own_factors.bytes());
   }
   return sum;
 }

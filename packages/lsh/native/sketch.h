@@ -48,7 +48,7 @@ class KeySketch {
   size_t size(uint32_t head) const { return heads_[head].size; }
   // Bytes that a head of `keys` keys takes, centre included.
   static size_t BytesFor(uint32_t dim, uint32_t bits, size_t keys);
-  // Bytes held; parts shared with forks count in each, those of a mapped file do not.
+  // Bytes held; parts shared with forks are divided among them, those of a mapped file do not count.
   size_t bytes() const;
   // [dim], or null for zero.
   const float* centre(uint32_t head) const { return heads_[head].centre ? heads_[head].centre->data() : nullptr; }
@@ -125,6 +125,7 @@ class KeySketch {
   Status Rotate(const float* vectors, size_t count, size_t lane, const float* centre, Rotated& space) const;
   Status Prepare(const Head& head, const float* queries, size_t count, Scratch& scratch) const;
   void Depths(const Head& head, size_t n, size_t count, Scratch& scratch) const;
+  size_t Count(size_t n, const uint8_t* depths, const int32_t* tops, int32_t largest, uint32_t* counts) const;
   static double MeanSquareFactor(const Head& head, size_t n);
 
   Options options_;

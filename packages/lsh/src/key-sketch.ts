@@ -165,7 +165,7 @@ export class KeySketch {
     return engine().sketches.sketchBytes(dim, bits, checkInteger('keys', options.keys, 0, MAX_SKETCH_KEYS));
   }
 
-  /** Bytes held for all heads, kept vectors included; what forks share counts in each. */
+  /** Bytes held for all heads, kept vectors included; what forks share is divided among them, so that it counts once in their sum. */
   get bytes(): number {
     return this.#engine.bytes() + (this.#vectors ?? []).reduce((sum, rows) => sum + rows.byteLength, 0);
   }

@@ -219,7 +219,12 @@ describe('KeySketch', () => {
     const pieces = new KeySketch({ dim, center: 'none', threads: 2, budget: { count: 7 } });
     pieces.add(keys.subarray(0, 3 * dim));
     expect(pieces.add(keys.subarray(3 * dim, 1999 * dim))).toBe(3);
+    const alone = pieces.bytes;
     const fork = pieces.fork();
+    const shared = pieces.bytes + fork.bytes;
+    expect(shared).toBeGreaterThanOrEqual(alone);
+    // Keys count once, but in TypeScript, where they are copied.
+    expect(shared - alone).toBeLessThan(typescript ? 1.1 * alone : 2 * new KeySketch({ dim }).bytes);
     pieces.truncate(1500);
     pieces.add(keysLike(52, 100, dim));
     fork.add(keys.subarray(1999 * dim));
