@@ -28,6 +28,9 @@ __host__ __device__ constexpr int swizzled_chunk(int row, int chunk, int chunks)
   return row * chunks + (chunk ^ (row & 7));
 }
 
+// swizzled_chunk(row, chunk + 2 d, chunks), chunk 0 or 1, out of swizzled_chunk(row, chunk, chunks): one operation where d is known.
+__host__ __device__ constexpr int further_chunks(int swizzled, int d) { return swizzled ^ (2 * d); }
+
 // Where the lanes of ldmatrix.x4 point for a 16x16 block of 16-bit elements (two chunks wide).
 // (a) so that the four results are the A operand of m16n8k16, the block holding A [16 rows][16 k]; with .trans, so that they
 //     are (b0, b1) of two adjacent 8-column B operands, the block holding B [16 k][16 columns].

@@ -62,6 +62,8 @@ enum class Order { kForward, kReverse, kShuffled };
 void set_order(Order order, uint32_t seed = 0);
 // Bytes that cudaMalloc may hand out in all, 8 GiB at first.
 void set_device_memory(size_t bytes);
+// Shared memory of a multiprocessor: 100 KiB at first.
+void set_multiprocessor_shared(int bytes);
 // The next `count`-th runtime call from now that can fail returns `error` (0 turns this off): failure injection.
 void fail_call(unsigned count, int error);
 
@@ -135,6 +137,9 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, const emulator::Plac
     }
     for (auto& out : slots.out) std::memcpy(out, &bits, sizeof bits);
   }, place);
+}
+inline int __any_sync(unsigned mask, int predicate, const emulator::Place& place = emulator::Place::current()) {
+  return __ballot_sync(mask, predicate, place) != 0;
 }
 inline unsigned __match_any_sync(unsigned mask, unsigned value, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_full_mask(mask);
@@ -231,6 +236,7 @@ struct cudaDeviceProp {
   int l2CacheSize;
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1, cudaHostRegisterPortable = 1, cudaEventDefault = 0;
@@ -239,6 +245,8 @@ cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaDeviceSynchronize();

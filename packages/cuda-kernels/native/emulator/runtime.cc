@@ -35,6 +35,7 @@ namespace {
 
 size_t device_memory = size_t{8} << 30;
 size_t device_memory_used = 0;
+int multiprocessor_shared = 100 * 1024;
 std::map<uintptr_t, size_t> allocations;  // kGuard bytes lie around each
 std::map<const void*, int> dynamic_shared_limits;
 std::set<void*> registered;
@@ -78,6 +79,8 @@ void drain_all() {
 namespace emulator {
 
 void set_device_memory(size_t bytes) { device_memory = bytes; }
+
+void set_multiprocessor_shared(int bytes) { multiprocessor_shared = bytes; }
 
 void fail_call(unsigned count, int error) {
   failing_call = count;
@@ -168,6 +171,17 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
   RETURN_ON_FAULT();
   return device == 0 ? cudaSuccess : report(cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDevice(int* device) {
+  RETURN_ON_FAULT();
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
+  RETURN_ON_FAULT();
+  if (device != 0) return report(cudaErrorInvalidDevice);
+  *value = multiprocessor_shared;
+  return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   RETURN_ON_FAULT();
