@@ -21,6 +21,8 @@ const readmes = {
     'long-context': longContext(result('long-context')),
     'min-context': minContext(result('min-context')),
     memory: memory(result('memory')),
+    stalls: stalls(result('serving')),
+    'first-tokens': firstTokens(result('serving')),
     perplexity: perplexity(result('perplexity')),
     'sampling-error': samplingError(result('sampling-error')),
   },
@@ -94,6 +96,29 @@ function minContext({ rows }) {
       context,
       denseMs.toFixed(1),
       `${magicpigMs.toFixed(1)} (${ratio.toFixed(2)}x)`,
+    ]),
+  );
+}
+
+function stalls({ model, documentTokens, stalls, cpu, date }) {
+  return markdown(
+    ['maxStallMs', 'gaps', 'median, ms', '99%, ms', 'longest, ms', 'prompts read at, tokens/s'],
+    stalls.map(({ maxStallMs, gaps, median, p99, longest, prefillTokensPerSecond }) => [
+      maxStallMs,
+      gaps,
+      ...[median, p99, longest, prefillTokensPerSecond].map(Math.round),
+    ]),
+    `${model}, documents of ${documentTokens} tokens. ${cpu}, ${date}.`,
+  );
+}
+
+function firstTokens({ firstTokens }) {
+  return markdown(
+    ['the document is', 'first sampled token, s', 'tokens known'],
+    firstTokens.map(({ document, firstTokenMs, cachedTokens }) => [
+      document,
+      (firstTokenMs / 1e3).toFixed(2),
+      cachedTokens,
     ]),
   );
 }

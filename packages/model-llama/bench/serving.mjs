@@ -1,30 +1,29 @@
-// What requests notice of each other: the gaps between the tokens of a stream while somebody else's long prompt is read, for
-// several settings of maxStallMs; and the time to the first token of a question about a document that is new, known from the
+// What requests notice of each other: the gaps between the tokens of three streams (two short conversations, one over a document
+// that samples) while documents and questions about them come one after the other, for several settings of maxStallMs; and the time to the first token of a question about a document that is new, known from the
 // request before, and known from a snapshot after a restart.
 //
 //   node bench/serving.mjs --model smollm2 --tokens 6000
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { loadLlama } from '../dist/index.js';
 import { benchOptions, benchText, writeResults } from './common.mjs';
 
 const STALLS_MS = [100, 250, 1000];
-/** Time that the stream has to itself before the prompt comes. */
-const ALONE_MS = 500;
 const QUESTION_TOKENS = 40;
 const { model: source, threads, contexts } = benchOptions();
 const documentTokens = contexts.at(-1);
 const options = threads === undefined ? {} : { threads };
 
 console.log(`${source}, a document of ${documentTokens} tokens\n`);
-console.log('maxStallMs  gaps: median     99%  longest  prompt read at');
+console.log('maxStallMs   gaps   median      99%  longest  prompts read at');
 const stalls = [];
 for (const maxStallMs of STALLS_MS) {
   const row = { maxStallMs, ...(await gaps(maxStallMs)) };
   stalls.push(row);
   console.log(
-    `${String(maxStallMs).padStart(10)}  ${milliseconds(row.median)} ${milliseconds(row.p99)} ${milliseconds(row.longest)}  ` +
+    `${String(maxStallMs).padStart(10)}  ${String(row.gaps).padStart(5)} ${milliseconds(row.median)} ${milliseconds(row.p99)} ${milliseconds(row.longest)}  ` +
       `${row.prefillTokensPerSecond.toFixed(0).padStart(8)} tok/s`,
   );
 }
@@ -36,37 +35,58 @@ for (const row of await questions()) {
 }
 writeResults('serving', { model: source, documentTokens, stalls, firstTokens });
 
-/** Gaps of a stream while a prompt is read beside it. */
+/** Gaps of all streams while the documents and questions of others are read, one after the other. */
 async function gaps(maxStallMs) {
   const model = await loadLlama(source, { ...options, maxStallMs });
-  const document = (await model.tokenize(benchText())).subarray(0, documentTokens);
+  const text = await model.tokenize(benchText());
+  const half = documentTokens >> 1;
+  const enough = Math.ceil(0.7 * documentTokens); // to sample from the first token on
   const stop = new AbortController();
   const seen = [];
+  let started = 0;
   let reading = false;
-  const stream = (async () => {
+  const streams = [20, 300, enough].map(async (tokens, i) => {
     let last = 0;
-    for await (const event of model.generate('Once upon a time', { ignoreEos: true, signal: stop.signal })) {
+    let written = 0;
+    const request = { ignoreEos: true, seed: i, temperature: 1, signal: stop.signal };
+    for await (const event of model.generate(text.subarray(i, i + tokens), request)) {
       if (event.type !== 'token') continue;
       const now = performance.now();
       if (reading) seen.push(now - last);
       last = now;
+      written += 1;
+      if (written === 2) started += 1;
     }
-  })().catch((error) => {
+  });
+  const ended = Promise.all(streams).catch((error) => {
     if (!stop.signal.aborted) throw error;
   });
-  await new Promise((resolve) => setTimeout(resolve, ALONE_MS));
+  while (started < streams.length) await setTimeout(20);
   reading = true;
-  const { timing } = await run(model, document);
+  const begin = performance.now();
+  const prompts = [
+    text.subarray(100, 100 + documentTokens),
+    text.subarray(100, 100 + half + QUESTION_TOKENS),
+    Int32Array.from([...text.subarray(100, 100 + half), ...text.subarray(0, 4 * QUESTION_TOKENS)]),
+    text.subarray(200, 200 + half),
+  ];
+  let tokens = 0;
+  for (const prompt of prompts) {
+    const { usage } = await run(model, prompt);
+    tokens += usage.promptTokens - usage.cachedTokens;
+  }
+  const seconds = (performance.now() - begin) / 1e3;
   reading = false;
   stop.abort();
-  await stream;
+  await ended;
   await model.close();
   seen.sort((a, b) => a - b);
   return {
+    gaps: seen.length,
     median: seen[seen.length >> 1],
     p99: seen[Math.floor(seen.length * 0.99)],
     longest: seen.at(-1),
-    prefillTokensPerSecond: timing.prefillTokensPerSecond,
+    prefillTokensPerSecond: tokens / seconds,
   };
 }
 

@@ -19,8 +19,8 @@ const NOISE_VARIANCE = 0.1 ** 2;
 /** A measurement further off than this is an accident (the machine slept): it counts as so far off. */
 const MOST_SURPRISE = 4;
 /** By how much work may take longer than expected: at first, at least, and what of it is still expected a piece of work later. */
-const FIRST_MARGIN = 0.25;
-const LEAST_MARGIN = 0.1;
+const FIRST_MARGIN = 0.3;
+const LEAST_MARGIN = 0.2;
 const MARGIN_DECAY = 0.97;
 
 /** What there is to do: tokens of prompts, keys that these attend to (summed over them), decoded tokens, indexed keys of one head. */

@@ -123,7 +123,7 @@ describe('streams', () => {
     expect(outcome.tokens.length).toBe(before + waits.length - 2);
     expect(Math.max(...waits)).toBeLessThanOrEqual(60);
     // And it was not cut much finer than that: 137 tokens take 60 ms with the stream's.
-    expect(waits.length - 2).toBeLessThanOrEqual(2 * Math.ceil(900 / 137));
+    expect(waits.length - 2).toBeLessThanOrEqual(2.5 * Math.ceil(900 / 137));
   });
 });
 

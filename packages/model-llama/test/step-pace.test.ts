@@ -32,7 +32,7 @@ describe('pace of steps', () => {
       const times = read(pace, tokens, 2, 250);
       expect(Math.max(...times)).toBeLessThanOrEqual(250);
       const usual = times.sort((a, b) => a - b)[times.length >> 1]!;
-      expect(usual).toBeGreaterThan(190);
+      expect(usual).toBeGreaterThan(175);
     }
   });
 
@@ -54,7 +54,7 @@ describe('pace of steps', () => {
     };
     calm(80);
     const usual = pace.prefill(250, 1).tokens(0);
-    pace.took(work(0, 128, 1), 1.5 * stepMs(0, 128, 1));
+    pace.took(work(0, 128, 1), 2 * stepMs(0, 128, 1));
     calm(4); // costs are what they were again
     expect(pace.prefill(250, 1).tokens(0)).toBeLessThan(0.8 * usual);
     calm(80);
@@ -70,7 +70,7 @@ describe('pace of steps', () => {
     const second = budget.tokens(0);
     expect(second).toBeGreaterThan(first / 2);
     budget.take(0, second);
-    expect(budget.tokens(0)).toBeLessThan(16); // a rest too small for a product's rows
+    expect(budget.tokens(0)).toBeLessThanOrEqual(16); // a rest too small for a product's rows
     const all = pace.prefill(1e6, 0);
     all.take(0, 200);
     expect(all.tokens(0)).toBe(MOST_PREFILL_TOKENS - 200);
@@ -89,16 +89,16 @@ describe('pace of steps', () => {
 
   it('begins carefully with large models', () => {
     expect(new StepPace({ token: 16e9, pair: 5e5 }).prefill(1000, 0).tokens(0)).toBe(2);
-    expect(new StepPace(OPERATIONS).prefill(1000, 0).tokens(0)).toBe(192);
+    expect(new StepPace(OPERATIONS).prefill(1000, 0).tokens(0)).toBe(176);
   });
 
   it('follows the machine, but for accidents', () => {
     const pace = new StepPace(OPERATIONS);
     for (let i = 0; i < 80; i += 1) pace.took({ indexKeys: 1000 }, 10);
-    expect(pace.indexKeys(55)).toBeCloseTo(5000, -1);
+    expect(pace.indexKeys(60)).toBeCloseTo(5000, -1);
     pace.took({ indexKeys: 1000 }, 1e6); // the machine slept
-    expect(pace.indexKeys(55)).toBeGreaterThan(400);
+    expect(pace.indexKeys(60)).toBeGreaterThan(400);
     for (let i = 0; i < 120; i += 1) pace.took({ indexKeys: 1000 }, 1);
-    expect(pace.indexKeys(55)).toBeCloseTo(50_000, -3);
+    expect(pace.indexKeys(60)).toBeCloseTo(50_000, -3);
   });
 });
