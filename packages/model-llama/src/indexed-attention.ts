@@ -1,11 +1,13 @@
+import type { SimHashSegment } from '@magicpig/lsh';
 import type { AttentionReport } from './api.js';
 import { AttentionMeter } from './attention-meter.js';
-import type { KeptAttention, SequenceAttention } from './attention-policy.js';
+import type { KeptAttention, Neighbour, SequenceAttention } from './attention-policy.js';
 import type { LlamaConfig } from './checkpoint.js';
 import { KeptIndexes } from './kept-indexes.js';
 import type { KeyIndex } from './key-index.js';
-import type { KvCache, KvSequence, Sampling } from './kv-cache.js';
+import type { HashedKeys, KvCache, KvSequence, Sampling } from './kv-cache.js';
 import { LayerIndex } from './layer-index.js';
+import { meanKeys } from './mean-keys.js';
 
 /** Settings of every policy that draws keys from indexes. */
 export interface IndexedSettings {
@@ -20,6 +22,8 @@ export interface IndexedAttentionOptions {
   settings: IndexedSettings;
   config: Pick<LlamaConfig, 'layers' | 'queryHeads' | 'kvHeads' | 'headDim'>;
   cache: Pick<KvCache, 'readKeys'>;
+  /** Hashes keys elsewhere, where that is possible. */
+  segments?(sequence: KvSequence, keys: HashedKeys): SimHashSegment[] | undefined;
   /** An empty index, with room for the heads of all layers: head = layer * kvHeads + KV head. */
   create(): KeyIndex;
 }
@@ -57,6 +61,7 @@ interface IndexingJob {
 export class IndexedAttention implements SequenceAttention {
   readonly #options: IndexedAttentionOptions;
   readonly #sequence: KvSequence;
+  readonly #neighbours: () => Iterable<Neighbour>;
   /** Of the sampled layers, in order. */
   #layers: LayerIndex[];
   /** The same by layer; undefined for dense ones. */
@@ -68,15 +73,17 @@ export class IndexedAttention implements SequenceAttention {
   readonly #meter: AttentionMeter;
   #samplingError: number | undefined;
 
-  /** @param kept See {@link AttentionPolicy.open}. */
+  /** @param kept, neighbours See {@link AttentionPolicy.open}. */
   constructor(
     options: IndexedAttentionOptions,
     sequence: KvSequence,
-    kept: { state: KeptAttention; tokens: number } | undefined,
+    kept?: { state: KeptAttention; tokens: number },
+    neighbours: () => Iterable<Neighbour> = () => [],
   ) {
     const { settings, config } = options;
     this.#options = options;
     this.#sequence = sequence;
+    this.#neighbours = neighbours;
     this.#layers = kept?.state instanceof KeptIndexes ? kept.state.take() : emptyLayers(options);
     for (const layer of this.#layers) layer.restrict(Math.max((kept?.tokens ?? 0) - settings.sink, 0));
     this.#byLayer = Array.from({ length: config.layers }, (_, i) => this.#layers.find(({ layer }) => layer === i));
@@ -108,24 +115,28 @@ export class IndexedAttention implements SequenceAttention {
     return this.#indexed + Math.max(blocks, 0) * window;
   }
 
+  /** Nothing is in the indexes and something is to be: a neighbour's may do. */
+  get #lacksAll(): boolean {
+    const { sink } = this.#options.settings;
+    return !this.#job && this.#indexed === sink && !this.ready && this.#layers.every(({ index }) => !index);
+  }
+
+  get waiting(): boolean {
+    return this.#lacksAll && !this.#sources().next().value?.attention.#has;
+  }
+
   prepare(keys: number): void {
     if (this.ready) return;
     this.#job ??= { end: this.#due(), layer: 0, kvHead: 0, from: 0 };
     const job = this.#job;
-    const { settings, config, cache } = this.#options;
-    const { sink } = settings;
-    const { kvHeads, headDim } = config;
+    const { sink } = this.#options.settings;
+    const { kvHeads } = this.#options.config;
     const count = job.end - sink;
     for (let worked = 0; worked < keys && job.layer < this.#layers.length; ) {
       const index = this.#layers[job.layer]!;
       if (job.kvHead === 0) job.from = sink + index.begin(count, this.#indexed > sink);
-      const { from } = job;
-      const elements = (job.end - from) * headDim;
-      if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
-      const out = this.#scratch.subarray(0, elements);
-      cache.readKeys(this.#sequence, index.layer, job.kvHead, from, job.end, out);
-      index.add(job.kvHead, out);
-      worked += Math.max(job.end - from, 1);
+      this.#add(index, job.kvHead, job.from, job.end);
+      worked += Math.max(job.end - job.from, 1);
       job.kvHead += 1;
       if (job.kvHead === kvHeads) {
         index.finish();
@@ -137,6 +148,22 @@ export class IndexedAttention implements SequenceAttention {
     this.#indexed = job.end;
     this.#job = undefined;
     this.#scratch = new Float32Array(0);
+  }
+
+  /** Brings tokens [begin, end) of one head into a layer's index. */
+  #add(index: LayerIndex, kvHead: number, begin: number, end: number): void {
+    const { config, cache, segments } = this.#options;
+    const { layer, newMeanKeys: meanKeys } = index;
+    const built = meanKeys ? segments?.(this.#sequence, { layer, kvHead, begin, end, meanKeys }) : undefined;
+    if (built) {
+      index.addSegments(kvHead, built);
+      return;
+    }
+    const elements = (end - begin) * config.headDim;
+    if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
+    const keys = this.#scratch.subarray(0, elements);
+    cache.readKeys(this.#sequence, layer, kvHead, begin, end, keys);
+    index.add(kvHead, keys);
   }
 
   sampling(layer: number): Sampling | null {

@@ -1,6 +1,8 @@
+import type { SimHashSegment } from '@magicpig/lsh';
+
 /** Keys of many heads, of which a selector names those that a query reads: hash tables, key sketches. */
 export interface KeyIndex extends Disposable {
-  /** Bytes held. */
+  /** Bytes held; what forks share is divided among them. */
   readonly bytes: number;
   /** Native handle of a selector (selector.h) over the keys of all heads. */
   readonly selector: object;
@@ -10,6 +12,8 @@ export interface KeyIndex extends Disposable {
    * @param keys [n, headDim]
    */
   add(head: number, keys: Float32Array): void;
+  /** Appends keys to a head that were hashed and sorted elsewhere. */
+  addSegment?(head: number, segment: SimHashSegment): void;
   /** Forgets a head's keys from `length` on. */
   truncate(head: number, length: number): void;
   /** Another with the same keys, which shares their memory until one of the two changes it. */

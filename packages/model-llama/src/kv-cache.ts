@@ -1,3 +1,5 @@
+import type { SimHashSegment } from '@magicpig/lsh';
+
 /**
  * What the runner needs of a KV cache. `KvStore` of `@magicpig/kv-offload` satisfies it; tests put a plain TypeScript one
  * in its place.
@@ -60,6 +62,24 @@ export interface HostTimes {
   readonly attend: number;
 }
 
+/** Keys of tokens [begin, end) of one head, to be hashed around the mean of the first `meanKeys` of them. */
+export interface HashedKeys {
+  layer: number;
+  kvHead: number;
+  begin: number;
+  end: number;
+  meanKeys: number;
+}
+
+/** Hash tables of `@magicpig/lsh`. */
+export interface TableSettings {
+  dim: number;
+  bits: number;
+  tables: number;
+  projection: 'gaussian' | 'hadamard';
+  seed: number;
+}
+
 export interface KvCache extends Disposable {
   /** Of all steps so far, for a cache on a device. */
   readonly times?: HostTimes;
@@ -81,6 +101,13 @@ export interface KvCache extends Disposable {
     end: number,
     out?: Float32Array,
   ): Float32Array;
+  /**
+   * Hashes keys where they are, on a device, and sorts them into tables. Undefined where that cannot be, or would take longer:
+   * {@link readKeys} then.
+   *
+   * @returns What `addSegment` of a head's empty tables takes, in order; valid until the second next call.
+   */
+  segments?(sequence: KvSequence, keys: HashedKeys, tables: TableSettings): SimHashSegment[] | undefined;
 }
 
 /** A KV cache's sequences in files, which are checksummed and replaced only as a whole. */

@@ -1,3 +1,4 @@
+import type { SimHashSegment } from '@magicpig/lsh';
 import type { KeyIndex } from './key-index.js';
 import { meanKeys, outgrown } from './mean-keys.js';
 
@@ -8,6 +9,9 @@ export interface LayerIndexOptions {
   /** An empty one, with room for the heads of all layers: head = layer * kvHeads + KV head. */
   create(): KeyIndex;
 }
+
+/** Counts what may have changed the bytes of any index: those that share memory divide them. */
+let changes = 0;
 
 /** The index of one layer's KV heads, all over the same tokens. */
 export class LayerIndex implements Disposable {
@@ -21,6 +25,8 @@ export class LayerIndex implements Disposable {
   #next: KeyIndex | undefined;
   /** Of the work begun. */
   #goal = { keys: 0, meanKeys: 0 };
+  /** As of so many {@link changes}. */
+  #bytes = { sum: 0, changes: -1 };
 
   /** @param stagger See {@link outgrown}. */
   constructor(options: LayerIndexOptions, layer: number, stagger: number) {
@@ -29,9 +35,12 @@ export class LayerIndex implements Disposable {
     this.#stagger = stagger;
   }
 
-  /** Bytes held. */
+  /** Bytes held; what forks share is divided among them. */
   get bytes(): number {
-    return (this.#index?.bytes ?? 0) + (this.#next?.bytes ?? 0);
+    if (this.#bytes.changes !== changes) {
+      this.#bytes = { sum: (this.#index?.bytes ?? 0) + (this.#next?.bytes ?? 0), changes };
+    }
+    return this.#bytes.sum;
   }
 
   /** Keys of each head in the index. */
@@ -56,6 +65,7 @@ export class LayerIndex implements Disposable {
    * @returns The first key, by number, that each head lacks.
    */
   begin(keys: number, grown: boolean): number {
+    changes += 1;
     const stays = grown && this.#index && !outgrown(this.#meanKeys, keys, this.#stagger);
     this.#goal = { keys, meanKeys: stays ? this.#meanKeys : meanKeys(keys) };
     if (this.#index && this.#goal.meanKeys === this.#meanKeys) {
@@ -66,12 +76,25 @@ export class LayerIndex implements Disposable {
     return 0;
   }
 
+  /** Keys that the mean of what was begun is over, when that is an index of its own; undefined when keys join the present one. */
+  get newMeanKeys(): number | undefined {
+    return this.#next && this.#goal.meanKeys;
+  }
+
+  /** All keys of one head of the new index, hashed and sorted elsewhere around the mean of the first {@link newMeanKeys}. */
+  addSegments(kvHead: number, segments: readonly SimHashSegment[]): void {
+    changes += 1;
+    const head = this.layer * this.#options.kvHeads + kvHead;
+    for (const segment of segments) this.#next!.addSegment!(head, segment);
+  }
+
   /**
    * The keys that one head lacks.
    *
    * @param vectors [n, headDim]
    */
   add(kvHead: number, vectors: Float32Array): void {
+    changes += 1;
     const { kvHeads, headDim } = this.#options;
     const head = this.layer * kvHeads + kvHead;
     if (!this.#next) {
@@ -85,6 +108,7 @@ export class LayerIndex implements Disposable {
   }
 
   finish(): void {
+    changes += 1;
     if (this.#next) {
       this.#index?.[Symbol.dispose]();
       this.#index = this.#next;
@@ -96,18 +120,24 @@ export class LayerIndex implements Disposable {
 
   /** Forgets what comes from keys after the first `keys`, and everything when the mean does; also what was not finished. */
   restrict(keys: number): void {
+    changes += 1;
     this.#next?.[Symbol.dispose]();
     this.#next = undefined;
     if (this.#meanKeys > keys) this[Symbol.dispose]();
     else if (this.#index) this.#truncate(Math.min(keys, this.#keys));
   }
 
+  /** Takes over the first `keys` keys of another's index, where it has one that can be shared; this one must be empty. */
+  share(other: LayerIndex, keys: number): void {
+    const index = other.index?.fork?.();
+    if (index) this.fill(index, other).restrict(keys);
+  }
+
   /** Another with the same keys; undefined when its kind of index cannot be shared. */
   fork(): LayerIndex | undefined {
     const fork = new LayerIndex(this.#options, this.layer, this.#stagger);
-    if (!this.#index) return fork;
-    const index = this.#index.fork?.();
-    return index && fork.fill(index, this);
+    fork.share(this, this.#keys);
+    return !this.#index || fork.index ? fork : undefined;
   }
 
   /** Takes in an index of which the keys, and how many its mean is over, are known; nothing may be in it yet. */
@@ -115,10 +145,12 @@ export class LayerIndex implements Disposable {
     this.#index = index;
     this.#keys = keys;
     this.#meanKeys = meanKeys;
+    changes += 1;
     return this;
   }
 
   [Symbol.dispose](): void {
+    changes += 1;
     this.#index?.[Symbol.dispose]();
     this.#next?.[Symbol.dispose]();
     this.#index = undefined;

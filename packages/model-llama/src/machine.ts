@@ -1,6 +1,7 @@
 import { CpuBackend } from '@magicpig/cpu-kernels';
 import type { CudaBackend } from '@magicpig/cuda-kernels';
 import { KvStore } from '@magicpig/kv-offload';
+import { resolveAttention } from './attention-options.js';
 import type { Backend, Tensor } from './backend.js';
 import type { Checkpoint } from './checkpoint.js';
 import { CacheTooSmallError, InvalidRequestError } from './errors.js';
@@ -72,7 +73,11 @@ export async function cudaMachine(
     const weights = await measureWeights(checkpoint, backend, settings, signal);
     // What a cache on the host is does not matter to what the device needs beside it.
     const beside = { ...shape, ...(onHost && { host: {} as KvStore }) };
-    const working = kernels.deviceWorkingBytes(shape) + weights.scratch + kernels.CudaKvCache.bufferBytes(beside);
+    const working =
+      kernels.deviceWorkingBytes(shape) +
+      weights.scratch +
+      kernels.CudaKvCache.bufferBytes(beside) +
+      tableBytes(kernels, checkpoint, settings);
     const least = kernels.CudaKvCache.leastBytes(beside);
     const rest = limit - weights.bytes - working;
     if (rest < least) {
@@ -159,6 +164,14 @@ async function measureWeights(
   const weights = await loadLlamaWeights(checkpoint, meter, { format, signal });
   weights[Symbol.dispose]();
   return sum;
+}
+
+/** Bytes of device memory in which tables are built; a policy that has none builds none. */
+function tableBytes(kernels: Kernels, { config }: Checkpoint, { attention, contextTokens }: EngineSettings): number {
+  const resolved = resolveAttention(attention, config.layers);
+  if (resolved.policy !== 'magicpig') return 0;
+  const { K: bits, L: tables } = resolved;
+  return kernels.SegmentBuilder.bytes(contextTokens, { dim: config.headDim, bits, tables, projection: 'gaussian' });
 }
 
 function openStore({ config }: Checkpoint, { format }: EngineSettings, cpu: CpuBackend, maxBytes: number): KvStore {

@@ -3,11 +3,12 @@ import type { AttentionSettings } from './attention-options.js';
 import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attention-policy.js';
 import { emptyLayers, IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
 import { KeptIndexes } from './kept-indexes.js';
-import type { KvSequence } from './kv-cache.js';
+import type { KvCache, KvSequence } from './kv-cache.js';
 
 export type MagicPigSettings = Extract<AttentionSettings, { policy: 'magicpig' }>;
 
-export interface MagicPigPolicyOptions extends Pick<IndexedAttentionOptions, 'config' | 'cache'> {
+export interface MagicPigPolicyOptions extends Pick<IndexedAttentionOptions, 'config'> {
+  cache: Pick<KvCache, 'readKeys' | 'segments'>;
   settings: MagicPigSettings;
   /** Thread pool that hashes and builds. */
   pool: object;
@@ -62,7 +63,13 @@ export class MagicPigPolicy implements AttentionPolicy {
   }
 
   get #indexed(): IndexedAttentionOptions {
-    return { ...this.#options, create: () => this.#emptyTables() };
+    const { cache } = this.#options;
+    const { dim, bits, tables, seed, kind } = this.projection;
+    return {
+      ...this.#options,
+      create: () => this.#emptyTables(),
+      segments: (sequence, keys) => cache.segments?.(sequence, keys, { dim, bits, tables, seed, projection: kind }),
+    };
   }
 
   #emptyTables(): SimHashTables {

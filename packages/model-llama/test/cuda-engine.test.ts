@@ -58,6 +58,23 @@ describe('magicpig on a device', () => {
     expect(mean(errors)).toBeLessThan(mean(noise) / 2);
   });
 
+  it('samples from tables built on the device as from those built by the CPU', async () => {
+    const built: number[] = [];
+    const logits = (segments: (own: NonNullable<ModelHost['cache']['segments']>) => ModelHost['cache']['segments']) =>
+      decodeLogits(SAMPLED, 1110, 1, async () => {
+        const parts = await deviceHost({ contextTokens: 1200 });
+        parts.cache.segments = segments(parts.cache.segments!.bind(parts.cache));
+        return parts;
+      });
+    const onDevice = await logits((own) => (...args) => {
+      const segments = own(...args);
+      built.push(segments!.length);
+      return segments;
+    });
+    expect(built).toEqual(Array(3 * 2).fill(1)); // sampled layers, KV heads
+    expect(await logits(() => undefined)).toEqual(onDevice);
+  });
+
   it('reports what the CPU reports', async () => {
     const one = { prompt: prompt(150), maxTokens: 6, ignoreEos: true, attention: SAMPLED };
     using cpu = await host();
