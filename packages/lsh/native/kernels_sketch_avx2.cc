@@ -149,6 +149,6 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 }  // namespace
 
 const SketchKernels kAvx2SketchKernels = {"avx2",       SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
-                                          SketchDepths, SketchHistogram, Words,        Draw};
+                                          SketchDepths, SketchHistogram, SketchCountTop, Words,        Draw};
 
 }  // namespace magicpig::lsh

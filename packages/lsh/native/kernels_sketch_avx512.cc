@@ -203,6 +203,6 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 }  // namespace
 
 const SketchKernels kAvx512SketchKernels = {"avx512",     SketchRotate,    SketchEncode, Tables, Scan, SketchFactors,
-                                            SketchDepths, SketchHistogram, Words,        Draw};
+                                            SketchDepths, SketchHistogram, SketchCountTop, Words,        Draw};
 
 }  // namespace magicpig::lsh

@@ -41,6 +41,6 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 }  // namespace
 
 const SketchKernels kPortableSketchKernels = {"portable",   SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
-                                              SketchDepths, SketchHistogram, SketchWords,  Draw};
+                                              SketchDepths, SketchHistogram, SketchCountTop, SketchWords,  Draw};
 
 }  // namespace magicpig::lsh

@@ -18,9 +18,12 @@ constexpr size_t kNoiseBlocks = 16;
 // Queries are scaled to spans of this sum of magnitudes, or less where rounding would still pass kSpanLimit.
 constexpr int32_t kFirstSpan = 248, kSpanStep = 8;
 constexpr int32_t kLargestRounded = 127;
-// Keys whose scores the histogram takes: all of up to twice as many, then a half, a quarter, and an eighth of each block.
-constexpr size_t kHistogramKeys = 8192;
+// Keys of each block that the histogram takes: all while there are fewer than twice as many, then a half, a quarter, and an eighth.
+constexpr size_t kHistogramKeys = 2048;
 constexpr size_t kLeastHistogramLanes = 8;
+// Bins of which all keys are counted, at most, and what share of the keys they may hold.
+constexpr int kExactBins = 16;
+constexpr uint64_t kExactShare = 64;
 // What `**` makes of a score stays below this: sums of it do not overflow.
 constexpr double kLargestGain = 1 << 14;
 
@@ -210,11 +213,35 @@ void KeySketch::Depths(const Head& head, size_t n, size_t count, Scratch& scratc
   }
 }
 
+// Keys of each bin; returns their sum. depths [n], tops [chunks].
+size_t KeySketch::Count(size_t n, const uint8_t* depths, const int32_t* tops, int32_t largest, uint32_t* counts) const {
+  const auto chunks = [&](auto&& visit) {
+    for (size_t first = 0; first < n; first += kSketchChunk) {
+      visit(depths + first, std::min(kSketchChunk, n - first), largest - tops[first / kSketchChunk]);
+    }
+  };
+  const size_t lanes = HistogramLanes(n), counted = n / kSketchKeys * lanes + std::min(lanes, n % kSketchKeys);
+  uint32_t sets[kSketchCounters][kSketchBins] = {};
+  chunks([&](const uint8_t* chunk, size_t keys, int32_t offset) { sketch_.histogram(chunk, keys, lanes, offset, sets); });
+  int32_t exact = 0;
+  size_t above = 0, sum = 0;
+  for (int bin = 0; bin < kSketchBins; ++bin) {
+    counts[bin] = sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin];
+    above += counts[bin];
+    if (bin == exact && bin < kExactBins && kExactShare * above <= counted) ++exact;
+    counts[bin] *= static_cast<uint32_t>(bin < exact ? 0 : kSketchKeys / lanes);
+  }
+  chunks([&](const uint8_t* chunk, size_t keys, int32_t offset) {
+    if (offset < exact) sketch_.count_top(chunk, keys, exact - offset, counts + offset);
+  });
+  for (int bin = 0; bin < kSketchBins; ++bin) sum += counts[bin];
+  return sum;
+}
+
 KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t total, size_t limit, uint32_t step, const SketchBudget& budget,
                                   Sample* samples) const {
   const Head& head = heads_[at];
   const size_t n = std::min(limit, head.size), stride = RoundUp(n, kSketchKeys), chunks = (n + kSketchChunk - 1) / kSketchChunk;
-  const size_t lanes = HistogramLanes(n), counted = n / kSketchKeys * lanes + std::min(lanes, n % kSketchKeys);
   const SketchStream stream{options_.seed, at, step};
   Scratch& scratch = ThreadScratch();
   if (scratch.drawn.size() < total) scratch.drawn.resize(total);
@@ -234,14 +261,8 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
       drawn.log_probability.Reserve(n + kDrawSlack, 0);
       sample = {drawn.ids.data(), drawn.log_probability.data(), 0, 0};
       if (n == 0) continue;
-      uint32_t sets[kSketchCounters][kSketchBins] = {};
-      for (size_t c = 0; c < chunks; ++c) {
-        const size_t key = c * kSketchChunk;
-        sketch_.histogram(scratch.depths.data() + i * stride + key, std::min(kSketchChunk, n - key), lanes,
-                          scratch.largest[i] - scratch.tops[i * chunks + c], sets);
-      }
       uint32_t counts[kSketchBins];
-      for (int bin = 0; bin < kSketchBins; ++bin) counts[bin] = sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin];
+      const size_t counted = Count(n, scratch.depths.data() + i * stride, scratch.tops.data() + i * chunks, scratch.largest[i], counts);
       const double length = options_.scale * scratch.queries[i].norm;
       const double inflation = NoiseInflation(kTemper[options_.bits - 1] * kNoise[options_.bits - 1] * length * length * square_factor);
       const SketchPlan plan = PlanDraw(counts, counted, n, budget, options_.floor_share, inflation);

@@ -18,8 +18,12 @@
 //   S = R ** G, G = min(2^14, floor(sigma' 2^(E - 108 - lift) + 1/2))
 // so that S is the score in quarters of a nat, up to a constant.
 //
-// Draws. A histogram of M - S, M being the largest S, and the budget give tau and floor (sketch_plan.h), and the first bin with
-// tau (w + floor) <= 1, w = e^(-(M - S) / 4); base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the
+// Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16 or 8 of every 64 are counted (while n is
+// below 4,096, 8,192 and 16,384, and beyond), each for as many as it stands for; but those of the first e bins all are, e <= 16 being the
+// most bins that hold at most a 64th of the counted keys: few keys of large weights make much of the sum.
+//
+// Draws. The counts and the budget give tau and floor (sketch_plan.h), and the first bin with tau (w + floor) <= 1, w = e^(-(M - S) / 4);
+// base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the
 // probability pi = min(1, tau (w + floor)), w being that of the bin base + level, rounded up to T / 2^32. It is drawn when its random word is
 // less than T: the upper 16 bits are half i % 8 of Philox({i / 8, head, step, 3}, seed), the lower ones, which matter to a key in 65,536,
 // those of Philox({i / 8, head, step, 4}, seed), the lower half of a word coming first. T / 2^32 is the pi that weights are corrected by.
@@ -110,6 +114,9 @@ struct SketchKernels {
   // offset, at least 0 and below 2^15, or the last. The sets of counters add up: neighbours often share a bin, and an increment need not
   // wait for the one before.
   void (*histogram)(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]);
+
+  // counts [below] += how many of depths [n] are each of 0 .. below - 1; below is at most 255.
+  void (*count_top)(const uint8_t* depths, size_t n, int32_t below, uint32_t* counts);
 
   // words [n]: upper halves of the random words of keys first .. first + n - 1. first and n are multiples of kSketchKeys.
   void (*words)(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words);

@@ -130,14 +130,29 @@ inline int32_t SketchDepths(uint16_t* sums, const int16_t* factors, size_t n, co
 }
 
 inline void SketchHistogram(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]) {
+  const auto bin = [offset](uint8_t depth) { return depth + offset < kSketchBins ? depth + offset : kSketchBins - 1; };
   for (size_t first = 0; first < n; first += kSketchKeys) {
+    const uint8_t* block = depths + first;
     const size_t count = lanes < n - first ? lanes : n - first;
-    uint16_t bins[kSketchKeys];
-    for (size_t i = 0; i < count; ++i) {
-      const auto bin = static_cast<uint16_t>(depths[first + i] + offset);
-      bins[i] = bin < kSketchBins ? bin : kSketchBins - 1;
+    size_t i = 0;
+    for (; i + kSketchCounters <= count; i += kSketchCounters) {
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kSketchCounters; ++j) ++counts[j][bin(block[i + j])];
     }
-    for (size_t i = 0; i < count; ++i) ++counts[i % kSketchCounters][bins[i]];
+    for (; i < count; ++i) ++counts[0][bin(block[i])];
+  }
+}
+
+inline void SketchCountTop(const uint8_t* depths, size_t n, int32_t below, uint32_t* counts) {
+  for (size_t first = 0; first < n; first += kSketchKeys) {
+    const uint8_t* block = depths + first;
+    uint8_t any = 0;
+    for (size_t i = 0; i < kSketchKeys; ++i) any |= static_cast<uint8_t>(block[i] < below);
+    if (any == 0) continue;
+    const size_t count = kSketchKeys < n - first ? kSketchKeys : n - first;
+    for (size_t i = 0; i < count; ++i) {
+      if (block[i] < below) ++counts[block[i]];
+    }
   }
 }
 

@@ -20,8 +20,10 @@ const TEMPER = [0.55, 0.85, 0.95, 1].map(Math.fround);
 const NOISE_BLOCKS = 16;
 const UPPER_DOMAIN = 3;
 const LOWER_DOMAIN = 4;
-const HISTOGRAM_KEYS = 8192;
+const HISTOGRAM_KEYS = 2048;
 const LEAST_HISTOGRAM_LANES = 8;
+const EXACT_BINS = 16;
+const EXACT_SHARE = 64;
 
 class TypeScriptSketch implements EngineSketch {
   readonly #options: EngineSketchOptions;
@@ -88,7 +90,7 @@ class TypeScriptSketch implements EngineSketch {
     const temper = TEMPER[bits - 1]!;
     const scores = quartersOf(head, prepared, temper, sumsOf(head, prepared, bits));
     const largest = scores.reduce((most, score) => Math.max(most, score));
-    const { counts, counted } = histogram(scores, largest);
+    const { counts, counted } = count(scores, largest);
     const length = scale * prepared.norm;
     const inflation = noiseInflation(temper * NOISE[bits - 1]! * length * length * meanSquareFactor(head));
     const plan = planDraw(counts, counted, head.size, budget, floor, inflation);
@@ -171,21 +173,33 @@ function halfOf(words: Uint32Array, key: number): number {
   return (words[(key % 8) >> 1]! >>> (16 * (key % 2))) & 0xffff;
 }
 
-/** Bins of the first keys of every block: all keys of up to twice HISTOGRAM_KEYS, then a half, a quarter, an eighth. */
-function histogram(scores: Int16Array, largest: number): { counts: Uint32Array; counted: number } {
+/** Counts of native/sketch_kernels.h, and their sum. */
+function count(scores: Int16Array, largest: number): { counts: Uint32Array; counted: number } {
   let lanes = BLOCK;
   for (let left = Math.floor(scores.length / 2); left >= HISTOGRAM_KEYS && lanes > LEAST_HISTOGRAM_LANES; ) {
     lanes /= 2;
     left = Math.floor(left / 2);
   }
+  const sampled = histogram(scores, largest, lanes);
+  const all = histogram(scores, largest, BLOCK);
+  const most = sum(sampled) / EXACT_SHARE;
+  let exact = 0;
+  for (let above = sampled[0]!; exact < EXACT_BINS && above <= most; ) above += sampled[++exact]!;
+  const counts = sampled.map((each, bin) => (bin < exact ? all[bin]! : (each * BLOCK) / lanes));
+  return { counts, counted: sum(counts) };
+}
+
+/** Bins of the first `lanes` keys of every block. */
+function histogram(scores: Int16Array, largest: number, lanes: number): Uint32Array {
   const counts = new Uint32Array(BINS);
-  let counted = 0;
-  for (let i = 0; i < scores.length; i++) {
-    if (i % BLOCK >= lanes) continue;
-    counts[Math.min(BINS - 1, largest - scores[i]!)]!++;
-    counted++;
-  }
-  return { counts, counted };
+  scores.forEach((score, i) => {
+    if (i % BLOCK < lanes) counts[Math.min(BINS - 1, largest - score)]!++;
+  });
+  return counts;
+}
+
+function sum(values: Uint32Array): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 /** Mean of factor^2 over the keys of some blocks. */

@@ -81,6 +81,19 @@ describe('KeySketch', () => {
     ]);
   });
 
+  it.each([
+    [4100, -1957545472, 315619719],
+    [17000, -640692224, -838921660],
+  ])('gives what it gave when it was written, where of %i keys not all are counted', (n, drawn, reported) => {
+    const sketch = new KeySketch({ dim: 16, seed: 8 });
+    sketch.add(keysLike(n, n, 16));
+    const { ids, error } = sketch.sample(
+      normals(7, 16).map((value) => 2 * value),
+      { step: 4 },
+    );
+    expect([digest(ids), digest([error])]).toEqual([drawn, reported]);
+  });
+
   it('draws by the words of Philox', () => {
     const dim = 16;
     const n = 300;

@@ -167,6 +167,14 @@ void MeasuresDepthsByDefinition(const SketchKernels& kernels) {
         CHECK(kernels.depths(sums.data(), factors.data(), n, scale, depths.data()) == largest);
         for (size_t i = 0; i < n; ++i) CHECK(depths[i] == std::min(largest - expected[i], 255));
 
+        for (const int below : {1, 16, 255}) {
+          std::vector<uint32_t> counts(below), exact(below);
+          kernels.count_top(depths.data(), n, below, counts.data());
+          for (size_t i = 0; i < n; ++i) {
+            if (depths[i] < below) ++exact[depths[i]];
+          }
+          CHECK(counts == exact);
+        }
         for (const size_t lanes : {8, 16, 64}) {
           for (const int offset : {0, 100, 32000}) {
             uint32_t sets[kSketchCounters][kSketchBins] = {}, counts[kSketchBins] = {};
