@@ -163,9 +163,9 @@ onDevices((bench) => {
     expect(new Pair(bench, options).check(1)).toBeGreaterThan(0);
   });
 
-  it('draws as @magicpig/lsh where the histogram takes a part of the keys', () => {
-    const pair = new Pair(bench, { dim: 16, bits: 1, kvHeads: 1, group: 2, keys: [16_400], budget: { share: 0.05 } });
-    expect(pair.check(9)).toBeGreaterThan(800);
+  it('draws as @magicpig/lsh where only a part of the keys is counted', () => {
+    const pair = new Pair(bench, { dim: 16, bits: 1, kvHeads: 1, group: 2, keys: [4_200], budget: { share: 0.05 } });
+    expect(pair.check(9)).toBeGreaterThan(300);
   });
 
   it('says which queries and keys it could not use', () => {

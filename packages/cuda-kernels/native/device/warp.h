@@ -44,6 +44,26 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
   return warp_sum(lane_id() < warps ? scratch[lane_id()] : T{});
 }
 
+// Sum over the threads of a block of whole warps that come before this one; `total` is that over all. `scratch` [32] is shared memory;
+// it may be used again after the next barrier.
+template <typename T>
+__device__ __forceinline__ T block_prefix(T value, T* scratch, T& total) {
+  T inclusive = value;
+  for (unsigned delta = 1; delta < kWarp; delta *= 2) {
+    const T other = __shfl_up_sync(kAllLanes, inclusive, delta);
+    if (lane_id() >= delta) inclusive += other;
+  }
+  if (lane_id() == kWarp - 1) scratch[warp_id()] = inclusive;
+  __syncthreads();
+  T before{};
+  total = T{};
+  for (unsigned warp = 0; warp < blockDim.x / kWarp; ++warp) {
+    if (warp == warp_id()) before = total;
+    total += scratch[warp];
+  }
+  return before + inclusive - value;
+}
+
 }  // namespace magicpig
 
 #endif  // MAGICPIG_DEVICE_WARP_H_

@@ -5,17 +5,59 @@
 namespace magicpig {
 namespace {
 
+constexpr int kThreads = kSketchPage / 8;  // eight keys each
+
+// Scores of the eight keys from `first` on.
+struct EightScores {
+  uint4 vector;
+  __device__ EightScores(const int16_t* scores, int64_t first) : vector(*reinterpret_cast<const uint4*>(scores + first)) {}
+  __device__ int operator[](int i) const {
+    const uint32_t pair = i < 2 ? vector.x : i < 4 ? vector.y : i < 6 ? vector.z : vector.w;
+    return static_cast<int16_t>(pair >> (16 * (i % 2)));
+  }
+};
+
+__device__ __forceinline__ int largest_score(const SketchQuery& query) { return static_cast<int>(query.largest) - 32769; }
+
+// ---- Histogram --------------------------------------------------------------------------------------------------------
+
+// Counts the depths of one page's keys below the largest score of a query head.
+__global__ void __launch_bounds__(kThreads)
+    count_kernel(uint32_t* histograms, const int16_t* scores, const SketchQuery* queries, const int32_t* lengths, int max_pages) {
+  __shared__ uint32_t counts[kHistogramWords];
+  const int page = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.z), keys = lengths[sequence];
+  const int64_t head = static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y;
+  if (page * kSketchPage >= keys) return;
+  for (int i = static_cast<int>(threadIdx.x); i < kHistogramWords; i += kThreads) counts[i] = 0;
+  __syncthreads();
+  const int first = page * kSketchPage + static_cast<int>(threadIdx.x) * 8;
+  if (first < keys) {
+    const EightScores eight(scores, head * max_pages * kSketchPage + first);
+    const int largest = largest_score(queries[head]);
+    const bool counted = first % kHistogramRun < histogram_lanes(keys);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int depth = largest - eight[i];
+      if (first + i < keys && counted) atomicAdd(counts + (depth < kSketchBins - 1 ? depth : kSketchBins - 1), 1u);
+      if (first + i < keys && depth < kExactBins) atomicAdd(counts + kSketchBins + depth, 1u);
+    }
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kHistogramWords; i += kThreads) {
+    if (counts[i] != 0) atomicAdd(histograms + head * kHistogramWords + i, counts[i]);
+  }
+}
+
 // ---- Thresholds -------------------------------------------------------------------------------------------------------
 
 // Bins of the histogram, one to a thread.
 struct Bins {
-  uint32_t counts[kSketchBins];
-  int above[kSketchBins];        // keys of the bins before
+  int counts[kSketchBins];
   // Of this bin and those behind it: sums of w + floor, of w^2 / (w + floor) and of w^2, w being the bin's weight. When these are the keys
   // with pi < 1, the variance of the estimated total is ratios / tau - squares.
   double sums[kSketchBins + 1], ratios[kSketchBins + 1], squares[kSketchBins + 1];
-  double totals[kSketchBins];    // counts w; then of this bin and those behind it
-  int uncertain;                 // bins from the first with pi < 1 on
+  double totals[kSketchBins];  // counts w; then of this bin and those behind it
+  int uncertain;               // bins from the first with pi < 1 on
   double tau;
 };
 
@@ -46,9 +88,10 @@ __device__ void solve(Bins& bins, double tau, double raised) {
 
 // A block of one thread a bin plans the draw of one query head. `samples` gets a count of no keys, which collect_kernel puts right.
 __global__ void __launch_bounds__(kSketchBins)
-    plan_kernel(uint32_t* samples, SketchLevels* levels, const int16_t* scores, const SketchQuery* queries, const int32_t* lengths,
-                SketchWeights weights, int heads, int max_pages, SketchDraw draw) {
+    plan_kernel(uint32_t* samples, SketchLevels* levels, const uint32_t* histograms, const SketchQuery* queries, const int32_t* lengths,
+                SketchWeights weights, int heads, SketchDraw draw) {
   __shared__ Bins bins;
+  __shared__ int scratch[kWarp];
   const int64_t head = static_cast<int64_t>(blockIdx.y) * heads + blockIdx.x;
   const int keys = lengths[blockIdx.y], bin = static_cast<int>(threadIdx.x);
   const SketchQuery& query = queries[head];
@@ -61,28 +104,22 @@ __global__ void __launch_bounds__(kSketchBins)
     return;
   }
 
-  const int largest = static_cast<int>(query.largest) - 32769;
-  const int lanes = histogram_lanes(keys), counted = histogram_count(keys, lanes);
-  bins.counts[bin] = 0;
+  // Few keys of large weights make much of the sum: all of the first bins are counted while they hold at most a 64th of the counted keys.
+  const uint32_t* histogram = histograms + head * kHistogramWords;
+  const int some = static_cast<int>(histogram[bin]);
+  int counted, exact, above;
+  const int upto = block_prefix(some, scratch, counted) + some;
   __syncthreads();
-  for (int i = bin; i < counted; i += kSketchBins) {
-    const int key = i / lanes * kHistogramRun + i % lanes;
-    const int depth = largest - scores[head * max_pages * kSketchPage + key];
-    atomicAdd(bins.counts + (depth < kSketchBins - 1 ? depth : kSketchBins - 1), 1u);
-  }
+  block_prefix(static_cast<int>(bin < kExactBins && int64_t{64} * upto <= counted), scratch, exact);
+  const int in_bin = bin < exact ? static_cast<int>(histogram[kSketchBins + bin]) : some * (kHistogramRun / histogram_lanes(keys));
   __syncthreads();
+  above = block_prefix(in_bin, scratch, counted);
+  bins.counts[bin] = in_bin;
 
-  const double count = bins.counts[bin], weight = weights.at[bin];
+  const double count = in_bin, weight = weights.at[bin];
   bins.totals[bin] = count * weight;
   __syncthreads();
   if (bin == 0) sum_from_last(bins.totals);
-  if (bin == static_cast<int>(kWarp)) {
-    int above = 0;
-    for (int i = 0; i < kSketchBins; ++i) {
-      bins.above[i] = above;
-      above += static_cast<int>(bins.counts[i]);
-    }
-  }
   __syncthreads();
   const double total = bins.totals[0], floor = draw.floor_share * total / counted;
   const double raised = weight + floor, square = weight * weight;
@@ -97,7 +134,7 @@ __global__ void __launch_bounds__(kSketchBins)
   // Totals stand for all keys: a variance relative to the squared total shrinks as the keys grow.
   const double part = static_cast<double>(counted) / static_cast<double>(keys);
   const auto by_count = [&](double expected) {
-    const double tau = (expected - bins.above[bin]) / bins.sums[bin];
+    const double tau = (expected - above) / bins.sums[bin];
     solve(bins, expected >= counted ? kAllTau : tau, raised);
   };
   if (draw.budget.kind == SketchBudget::kError) {
@@ -126,7 +163,7 @@ __global__ void __launch_bounds__(kSketchBins)
     table.log[bin] = sketch_log(threshold);
   }
   if (bin == 0) {
-    table.top = largest - base;
+    table.top = largest_score(query) - base;
     const double spread = bins.ratios[first] / tau - bins.squares[first];
     const double variance = (spread > 0 ? spread : 0.0) * part;
     sample[kSketchErrorWord] = float_to_bits(static_cast<float>(sqrt(variance) / total * query.inflation));
@@ -134,8 +171,6 @@ __global__ void __launch_bounds__(kSketchBins)
 }
 
 // ---- Draws ------------------------------------------------------------------------------------------------------------
-
-constexpr int kThreads = kSketchPage / 8;  // eight keys each
 
 __device__ __forceinline__ int level_of(int top, int score) {
   const int level = top - score;
@@ -161,11 +196,10 @@ __global__ void __launch_bounds__(kThreads)
     if (queries[head].usable != 0 && first < keys) {
       const SketchLevels& table = levels[head];
       const int top = table.top;
-      const uint4 vector = *reinterpret_cast<const uint4*>(scores + head * max_pages * kSketchPage + first);
-      const uint32_t pairs[4] = {vector.x, vector.y, vector.z, vector.w};
+      const EightScores eight_scores(scores, head * max_pages * kSketchPage + first);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int level = level_of(top, static_cast<int16_t>(pairs[i / 2] >> (16 * (i % 2))));
+        const int level = level_of(top, eight_scores[i]);
         const uint32_t upper = table.upper[level], random = random_half(words, i);
         bool chosen = random < upper;
         if (random == upper) {
@@ -188,10 +222,10 @@ static_assert(kThreads == 4 * kWarp);
 __global__ void __launch_bounds__(kThreads)
     collect_kernel(uint32_t* samples, const uint8_t* mask, const uint32_t* counts, const int16_t* scores, const SketchQuery* queries,
                    const SketchLevels* levels, const int32_t* lengths, int max_pages, int room) {
-  __shared__ uint32_t scratch[kWarp], warp_totals[kThreads / kWarp];
+  __shared__ uint32_t scratch[kWarp];
   const int page = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.z);
   const int64_t head = static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y;
-  const int keys = lengths[sequence], lane = static_cast<int>(lane_id()), warp = static_cast<int>(warp_id());
+  const int keys = lengths[sequence];
   if (page * kSketchPage >= keys || queries[head].usable == 0) return;
   counts += head * max_pages;
   uint32_t before = 0;
@@ -199,16 +233,9 @@ __global__ void __launch_bounds__(kThreads)
   before = block_sum(before, scratch);
 
   const uint32_t own = mask[(head * max_pages + page) * kThreads + threadIdx.x];
-  const auto count = static_cast<uint32_t>(__popc(own));
-  uint32_t inclusive = count;
-  for (unsigned delta = 1; delta < kWarp; delta *= 2) {
-    const uint32_t other = __shfl_up_sync(kAllLanes, inclusive, delta);
-    if (lane >= static_cast<int>(delta)) inclusive += other;
-  }
-  if (lane == static_cast<int>(kWarp) - 1) warp_totals[warp] = inclusive;
+  uint32_t in_page;
   __syncthreads();
-  uint32_t place = before + inclusive - count;
-  for (int w = 0; w < warp; ++w) place += warp_totals[w];
+  uint32_t place = before + block_prefix(static_cast<uint32_t>(__popc(own)), scratch, in_page);
 
   uint32_t* sample = samples + head * sketch_sample_words(room);
   uint32_t* ids = sample + kSketchIdsWord;
@@ -219,7 +246,7 @@ __global__ void __launch_bounds__(kThreads)
     ids[place] = static_cast<uint32_t>(key);
     ids[room + place] = float_to_bits(table.log[level_of(top, scores[head * max_pages * kSketchPage + key])]);
   }
-  if (page == (keys - 1) / kSketchPage && threadIdx.x == 0) sample[kSketchCountWord] = before + counts[page];
+  if (page == (keys - 1) / kSketchPage && threadIdx.x == 0) sample[kSketchCountWord] = before + in_page;
 }
 
 bool valid(const SketchShape& shape, const SketchDraw& draw) {
@@ -238,8 +265,11 @@ cudaError_t sketch_sample(cudaStream_t stream, uint32_t* samples, const SketchWo
                           const SketchShape& shape, const SketchDraw& draw) {
   const auto heads = static_cast<unsigned>(shape.kv_heads * shape.group), kv_heads = static_cast<unsigned>(shape.kv_heads);
   const auto sequences = static_cast<unsigned>(draw.sequences), pages = static_cast<unsigned>(space.max_pages);
-  cudaError_t error = launch(plan_kernel, dim3(heads, sequences), dim3(kSketchBins), 0, stream, samples, space.levels, space.scores,
-                             space.queries, keys, sketch_weights(), static_cast<int>(heads), space.max_pages, draw);
+  cudaError_t error = launch(count_kernel, dim3(pages, heads, sequences), dim3(kThreads), 0, stream, space.histograms, space.scores,
+                             space.queries, keys, space.max_pages);
+  if (error != cudaSuccess) return error;
+  error = launch(plan_kernel, dim3(heads, sequences), dim3(kSketchBins), 0, stream, samples, space.levels, space.histograms, space.queries,
+                 keys, sketch_weights(), static_cast<int>(heads), draw);
   if (error != cudaSuccess) return error;
   error = launch(mark_kernel, dim3(pages, kv_heads, sequences), dim3(kThreads), 0, stream, space.mask, space.counts, space.scores, space.queries,
                  space.levels, keys, steps, shape.group, space.max_pages, draw.first_head, draw.seed);

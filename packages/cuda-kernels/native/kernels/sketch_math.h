@@ -92,9 +92,11 @@ __host__ __device__ inline int sketch_gain(float tempered_sigma, int exponent, i
 constexpr int kSketchBins = 128;    // quarters of a nat below the largest score
 constexpr int kSketchLevels = 64;
 constexpr int kDrawDomain = 3;      // last word of the counter of the upper halves of the random bits; of the lower ones, one more
-// Keys whose scores the histogram takes: all of up to twice as many, then a half, a quarter, and an eighth of each 64.
-constexpr int kHistogramKeys = 8192, kHistogramRun = 64, kLeastHistogramLanes = 8;
+// Keys that are counted: all of up to twice as many, then a half, a quarter, and an eighth of each 64, each for as many as it stands for;
+// but in the first bins, while they hold few, all.
+constexpr int kHistogramKeys = 2048, kHistogramRun = 64, kLeastHistogramLanes = 8, kExactBins = 16;
 constexpr int kNoiseBlocks = 16;    // runs of 64 keys whose factors stand for all
+constexpr int kHistogramWords = kSketchBins + kExactBins;  // counts of some keys in all bins, and of all keys in the first ones
 constexpr double kAllTau = 1e30;    // more than any weight's inverse: every key is drawn
 
 // Exponent that draws raise e^score to, about the squared cosine between v and y; and the variance of an estimated score in units of
@@ -107,11 +109,6 @@ __host__ __device__ constexpr int histogram_lanes(int keys) {
   for (int left = keys / 2; left >= kHistogramKeys && lanes > kLeastHistogramLanes; left /= 2) lanes /= 2;
   return lanes;
 }
-__host__ __device__ constexpr int histogram_count(int keys, int lanes) {
-  const int rest = keys % kHistogramRun;
-  return keys / kHistogramRun * lanes + (rest < lanes ? rest : lanes);
-}
-
 // e^(v / 2) as a power that is the same on every machine: how much larger the standard error is because weights are estimates.
 __host__ __device__ inline double noise_inflation(double variance) {
   constexpr int kSquarings = 10;

@@ -76,10 +76,10 @@ __device__ __forceinline__ double square_factors(const SketchView& view, int seq
   return sum;
 }
 
-// A block prepares the query heads of one KV head: their integers, and what depends on the factors of its keys.
+// A block prepares the query heads of one KV head: their integers, what depends on the factors of its keys, and empty histograms.
 template <int kSize>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(SketchQuery* queries, int8_t* q8, SketchView view, const float* q, const uint32_t* flips, const int32_t* lengths,
+    prepare_kernel(SketchQuery* queries, uint32_t* histograms, int8_t* q8, SketchView view, const float* q, const uint32_t* flips, const int32_t* lengths,
                    SketchShape shape, int64_t q_stride, double scale) {
   constexpr int kRegisters = kSize / 32;
   __shared__ uint32_t largest_factors[kPrepareWarps];
@@ -90,6 +90,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
   const int keys = lengths[sequence];
   const int64_t first_head = (static_cast<int64_t>(sequence) * shape.kv_heads + kv_head) * shape.group;
 
+  for (int i = static_cast<int>(threadIdx.x); i < shape.group * kHistogramWords; i += kPrepareThreads) histograms[first_head * kHistogramWords + i] = 0;
   // Magnitudes of bfloat16 order as their bits do. Eight to a load; pages hold more than the last keys, whatever that is.
   uint32_t largest = 0;
   for (int first = static_cast<int>(threadIdx.x) * 8; first < keys; first += kPrepareThreads * 8) {
@@ -295,8 +296,8 @@ cudaError_t sketch_scan(cudaStream_t stream, const SketchWorkspace& space, const
   const int size = hadamard_size(shape.dim);
   const auto kv_heads = static_cast<unsigned>(shape.kv_heads), sequences = static_cast<unsigned>(draw.sequences);
   const auto prepare = size == 64 ? prepare_kernel<64> : size == 128 ? prepare_kernel<128> : prepare_kernel<256>;
-  const cudaError_t error = launch(prepare, dim3(kv_heads, sequences), dim3(kPrepareThreads), 0, stream, space.queries, space.q8, view, q, flips,
-                                   keys, shape, draw.q_stride, draw.scale);
+  const cudaError_t error = launch(prepare, dim3(kv_heads, sequences), dim3(kPrepareThreads), 0, stream, space.queries, space.histograms, space.q8,
+                                   view, q, flips, keys, shape, draw.q_stride, draw.scale);
   if (error != cudaSuccess) return error;
   const auto scan = size == 64 ? scan_kernel_of<64>(shape.bits) : size == 128 ? scan_kernel_of<128>(shape.bits) : scan_kernel_of<256>(shape.bits);
   const auto head_blocks = static_cast<unsigned>(ceil_div(shape.group, kScanHeads));

@@ -28,6 +28,7 @@ struct SketchWorkspace {
   int16_t* scores;      // [heads][max_pages][kSketchPage]
   uint8_t* mask;        // [heads][max_pages][kSketchPage / 8]: bit i % 8 of byte i / 8 for key i
   uint32_t* counts;     // [heads][max_pages] drawn
+  uint32_t* histograms; // [heads][kHistogramWords]
   SketchQuery* queries; // [heads]
   SketchLevels* levels; // [heads]
   int8_t* q8;           // [heads][size]
@@ -47,6 +48,7 @@ struct SketchWorkspace {
     take(scores, pages * kSketchPage);
     take(mask, pages * kSketchPage / 8);
     take(counts, pages);
+    take(histograms, heads * kHistogramWords);
     take(queries, heads);
     take(levels, heads);
     take(q8, heads * static_cast<size_t>(hadamard_size(shape.dim)));

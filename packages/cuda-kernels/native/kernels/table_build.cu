@@ -40,15 +40,8 @@ __device__ void counting_sort(uint16_t* out, const uint16_t* in, uint16_t* start
   for (int bin = first_bin; bin < last_bin; ++bin) {
     for (int w = 0; w < kWarps; ++w) total += counters[w * bins + bin];
   }
-  uint32_t inclusive = total;
-  for (unsigned delta = 1; delta < kWarp; delta *= 2) {
-    const uint32_t other = __shfl_up_sync(kAllLanes, inclusive, delta);
-    if (lane >= static_cast<int>(delta)) inclusive += other;
-  }
-  if (lane == static_cast<int>(kWarp) - 1) scratch[warp] = inclusive;
-  __syncthreads();
-  uint32_t place = inclusive - total;
-  for (int w = 0; w < warp; ++w) place += scratch[w];
+  uint32_t all;
+  uint32_t place = block_prefix(total, scratch, all);
   for (int bin = first_bin; bin < last_bin; ++bin) {
     if (starts != nullptr) starts[bin] = static_cast<uint16_t>(place);
     for (int w = 0; w < kWarps; ++w) {

@@ -137,11 +137,19 @@ inline Sample draw(const Sketch* sketches, int keys, const Rotated& query, int b
   // Plan.
   std::vector<double> counts(kSketchBins), sums(kSketchBins + 1), ratios(kSketchBins + 1), squares(kSketchBins + 1);
   const SketchWeights weights = sketch_weights();
-  int counted = 0;
+  std::vector<int> some(kSketchBins), all(kSketchBins);
+  const int lanes = keys < 4096 ? 64 : keys < 8192 ? 32 : keys < 16384 ? 16 : 8;
+  int sampled = 0, exact = 0, counted = 0;
   for (int key = 0; key < keys; ++key) {
-    if (key % 64 >= histogram_lanes(keys)) continue;
-    ++counts[std::min(127, largest - scores[key])];
-    ++counted;
+    const int bin = std::min(127, largest - scores[key]);
+    ++all[bin];
+    if (key % 64 < lanes) ++some[bin], ++sampled;
+  }
+  for (int sum = 64 * some[0]; exact < 16 && sum <= sampled; sum += 64 * some[++exact]) {
+  }
+  for (int bin = 0; bin < kSketchBins; ++bin) {
+    counts[bin] = bin < exact ? all[bin] : some[bin] * (64 / lanes);
+    counted += static_cast<int>(counts[bin]);
   }
   double total = 0;
   for (int i = kSketchBins - 1; i >= 0; --i) total += counts[i] * weights.at[i];
