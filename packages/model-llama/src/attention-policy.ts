@@ -18,8 +18,14 @@ export interface AttentionPolicy {
    * @param sequence Its cache. Empty, but for tokens that another sequence computed before.
    * @param kept What {@link SequenceAttention.keep} of an equal policy gave, and with how many tokens both sequences begin:
    *   what was derived from later ones must go. It belongs to the new state from now on.
+   * @param neighbours Sequences of an equal policy, those first that begin with the most of the same tokens: what they have
+   *   derived from these may be shared, at any time.
    */
-  open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention;
+  open(
+    sequence: KvSequence,
+    kept?: { state: KeptAttention; tokens: number },
+    neighbours?: () => Iterable<Neighbour>,
+  ): SequenceAttention;
   /**
    * What {@link KeptAttention.save} wrote, again.
    *
@@ -28,12 +34,21 @@ export interface AttentionPolicy {
   load?(saved: Readonly<Record<string, Uint8Array>>): KeptAttention;
 }
 
+/** A sequence that begins with the same tokens as another: one that is running, or what was kept of it. */
+export interface Neighbour {
+  state: SequenceAttention | KeptAttention;
+  /** How many tokens both begin with. */
+  tokens: number;
+}
+
 /** One sequence's part of a policy. Between two steps, in this order: `prepare` until `ready`, a step, `afterDecode`. */
 export interface SequenceAttention extends Disposable {
-  /** Bytes held beside the KV cache. */
+  /** Bytes held beside the KV cache; what several sequences share is divided among them. */
   readonly bytes: number;
   /** Nothing is due before the next step that may sample. */
   readonly ready: boolean;
+  /** What is due is being done for another sequence, to be shared then: until that is ready, `prepare` need not be called. */
+  readonly waiting?: boolean;
   /**
    * Does what is due (building tables, indexing tokens that left the window), in pieces so that other sequences need not
    * wait for long.
@@ -62,6 +77,7 @@ export interface SequenceAttention extends Disposable {
 
 /** State of a policy that outlives its sequence, for the next one with the same first tokens. */
 export interface KeptAttention extends Disposable {
+  /** As of {@link SequenceAttention}. */
   readonly bytes: number;
   /** Sequences that begin with fewer of its tokens have no use for it. */
   readonly leastTokens: number;

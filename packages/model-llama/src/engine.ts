@@ -223,14 +223,18 @@ export class Engine implements Disposable {
   /** Brings tables up to date, a piece a step and in equal shares, so that a long prompt's do not hold up other streams. */
   #prepare(stepMs: number): void {
     const behind = this.#scheduler.running.filter(({ unprepared }) => unprepared);
+    const waiting = behind.filter((sequence) => sequence.waiting);
     // The other half of the time is for the forward pass.
-    const keys = this.#pace.indexKeys(stepMs / 2 / behind.length);
-    for (const sequence of behind) {
+    const keys = this.#pace.indexKeys(stepMs / 2 / (behind.length - waiting.length));
+    // What some wait for may be done by now, and others may find that they need only wait.
+    for (const sequence of [...behind.filter((one) => !waiting.includes(one)), ...waiting]) {
+      if (sequence.waiting) continue;
       const begin = performance.now();
       this.#guard(sequence, () => sequence.memory!.attention.prepare(keys));
       // What was left to do may have been less than allowed.
       if (sequence.unprepared) this.#pace.took({ indexKeys: keys }, performance.now() - begin);
     }
+    if (behind.length > 0) this.#memory.trim(this.#scheduler.running);
   }
 
   #run(entries: ScheduledEntry[]): void {

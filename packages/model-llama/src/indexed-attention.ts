@@ -115,20 +115,47 @@ export class IndexedAttention implements SequenceAttention {
     return this.#indexed + Math.max(blocks, 0) * window;
   }
 
-  /** Nothing is in the indexes and something is to be: a neighbour's may do. */
-  get #lacksAll(): boolean {
-    const { sink } = this.#options.settings;
-    return !this.#job && this.#indexed === sink && !this.ready && this.#layers.every(({ index }) => !index);
+  get waiting(): boolean {
+    return this.#source?.ready === false;
   }
 
-  get waiting(): boolean {
-    return this.#lacksAll && !this.#sources().next().value?.attention.#has;
+  /** A neighbour whose indexes the first ones of this sequence can be made from, when it has them or is about to. */
+  get #source(): { layers: readonly LayerIndex[]; keys: number; ready: boolean } | undefined {
+    const { sink } = this.#options.settings;
+    if (this.#job || this.#indexed > sink || this.ready) return undefined;
+    const mean = meanKeys(this.#due() - sink);
+    const has = (layers: readonly LayerIndex[]) => layers.some((layer) => layer.meanKeys === mean);
+    if (has(this.#layers)) return undefined;
+    let builder: { layers: readonly LayerIndex[]; keys: number; ready: boolean } | undefined;
+    for (const { state, tokens } of this.#neighbours()) {
+      const keys = tokens - sink;
+      if (keys < mean) break;
+      if (state instanceof KeptIndexes) {
+        if (has(state.layers)) return { layers: state.layers, keys, ready: true };
+      } else if (state instanceof IndexedAttention) {
+        const layers = state.#layers;
+        if (state.#indexed > sink) {
+          if (has(layers)) return { layers, keys, ready: true };
+        } else if (state.#job && meanKeys(state.#job.end - sink) === mean) {
+          builder ??= { layers, keys, ready: false };
+        }
+      }
+    }
+    return builder;
+  }
+
+  /** Begins to bring what is due into the indexes; false when it is better to wait. */
+  #begin(): boolean {
+    const source = this.#source;
+    if (source?.ready === false) return false;
+    for (const [i, layer] of (source?.layers ?? []).entries()) this.#layers[i]!.share(layer, source!.keys);
+    this.#job = { end: this.#due(), layer: 0, kvHead: 0, from: 0 };
+    return true;
   }
 
   prepare(keys: number): void {
-    if (this.ready) return;
-    this.#job ??= { end: this.#due(), layer: 0, kvHead: 0, from: 0 };
-    const job = this.#job;
+    if (this.ready || (!this.#job && !this.#begin())) return;
+    const job = this.#job!;
     const { sink } = this.#options.settings;
     const { kvHeads } = this.#options.config;
     const count = job.end - sink;

@@ -35,6 +35,10 @@ export class KeptIndexes implements KeptAttention {
     return new KeptIndexes(layers, sink);
   }
 
+  get layers(): readonly LayerIndex[] {
+    return this.#layers;
+  }
+
   get bytes(): number {
     return this.#layers.reduce((sum, { bytes }) => sum + bytes, 0);
   }

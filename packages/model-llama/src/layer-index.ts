@@ -127,10 +127,12 @@ export class LayerIndex implements Disposable {
     else if (this.#index) this.#truncate(Math.min(keys, this.#keys));
   }
 
-  /** Takes over the first `keys` keys of another's index, where it has one that can be shared; this one must be empty. */
+  /** Goes on from the first `keys` keys of another's index, where it has one that can be shared. */
   share(other: LayerIndex, keys: number): void {
     const index = other.index?.fork?.();
-    if (index) this.fill(index, other).restrict(keys);
+    if (!index) return;
+    this[Symbol.dispose]();
+    this.fill(index, other).restrict(keys);
   }
 
   /** Another with the same keys; undefined when its kind of index cannot be shared. */

@@ -3,7 +3,7 @@ import type { AttentionSettings } from './attention-options.js';
 import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attention-policy.js';
 import { emptyLayers, IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
 import { KeptIndexes } from './kept-indexes.js';
-import type { KvCache, KvSequence } from './kv-cache.js';
+import type { KvCache } from './kv-cache.js';
 
 export type MagicPigSettings = Extract<AttentionSettings, { policy: 'magicpig' }>;
 
@@ -52,8 +52,8 @@ export class MagicPigPolicy implements AttentionPolicy {
     return heads * tables + tables + keys * headDim * 4;
   }
 
-  open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
-    return new IndexedAttention(this.#indexed, sequence, kept);
+  open(...[sequence, kept, neighbours]: Parameters<AttentionPolicy['open']>): SequenceAttention {
+    return new IndexedAttention(this.#indexed, sequence, kept, neighbours);
   }
 
   load(saved: Readonly<Record<string, Uint8Array>>): KeptAttention {

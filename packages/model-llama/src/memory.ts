@@ -1,4 +1,4 @@
-import type { KeptAttention } from './attention-policy.js';
+import type { KeptAttention, Neighbour } from './attention-policy.js';
 import type { KvCache, KvSequence } from './kv-cache.js';
 import { cut, PrefixCache, type PrefixMatch, type PrefixNode } from './prefix-cache.js';
 import type { Sequence } from './sequence.js';
@@ -66,6 +66,11 @@ export class Memory implements Disposable {
     return (!match || running.length === 0) && this.#makeRoom(sequence, running);
   }
 
+  /** Frees of what is kept, oldest first, what is too much: a running sequence no longer shares with it. */
+  trim(running: readonly Sequence[]): void {
+    while (this.bytes(running) > this.#maxBytes && this.prefixes?.evict());
+  }
+
   /** Gives a sequence its cache, with the tokens in it that are known already. */
   open(sequence: Sequence): void {
     const match = this.#match(sequence);
@@ -117,7 +122,7 @@ export class Memory implements Disposable {
       if (tokens.length < LEAST_SNAPSHOT_TOKENS || this.#saved.get(node) === tokens.length) continue;
       if (this.#snapshots!.covers(content)) continue;
       this.#saved.set(node, tokens.length);
-      const bytes = this.#cache.bytesFor(tokens.length) + (node.kept?.bytes ?? 0);
+      const bytes = this.#cache.bytesFor(tokens.length) + (node.kept?.state.bytes ?? 0);
       this.#snapshots!.save(content, node.cache, node.kept?.state.save?.() ?? {}, bytes);
       return true;
     }
@@ -126,9 +131,9 @@ export class Memory implements Disposable {
 
   /** Whether a sequence fits beside others, after freeing what is kept and not held. */
   #makeRoom(sequence: Sequence, running: readonly Sequence[], match?: PrefixMatch): boolean {
-    if (match) this.prefixes!.hold(match.node);
+    if (match) this.prefixes!.hold(match.node, sequence);
     const fits = this.#free(this.#missing(sequence, match?.tokens ?? 0, 0), running);
-    if (match) this.prefixes!.release(match.node);
+    if (match) this.prefixes!.release(match.node, sequence);
     return fits;
   }
 
@@ -182,7 +187,8 @@ export class Memory implements Disposable {
     computed: number,
   ): void {
     try {
-      sequence.memory = { cache, attention: sequence.policy.open(cache, kept), node: undefined };
+      const attention = sequence.policy.open(cache, kept, () => this.#neighbours(sequence));
+      sequence.memory = { cache, attention, node: undefined };
     } catch (error) {
       cache[Symbol.dispose]();
       throw error;
@@ -195,14 +201,19 @@ export class Memory implements Disposable {
 
   #hold(sequence: Sequence, node: PrefixNode): void {
     const memory = sequence.memory!;
-    this.prefixes!.hold(node);
-    if (memory.node) this.prefixes!.release(memory.node);
+    if (memory.node) this.prefixes!.release(memory.node, sequence);
+    this.prefixes!.hold(node, sequence);
     memory.node = node;
+  }
+
+  #neighbours(sequence: Sequence): Iterable<Neighbour> {
+    const node = sequence.memory?.node;
+    return node ? this.prefixes!.neighbours(node, sequence) : [];
   }
 
   #close(sequence: Sequence): void {
     const { cache, attention, node } = sequence.memory!;
-    if (node) this.prefixes!.release(node);
+    if (node) this.prefixes!.release(node, sequence);
     attention[Symbol.dispose]();
     cache[Symbol.dispose]();
     sequence.memory = undefined;

@@ -1,8 +1,15 @@
-import type { KeptAttention } from './attention-policy.js';
+import type { KeptAttention, Neighbour, SequenceAttention } from './attention-policy.js';
 import type { KvSequence } from './kv-cache.js';
 
 /** Tokens computed as part of a prompt, by exact attention: the same for every policy. */
 const EXACT = '';
+
+/** A sequence that is running, or about to: it holds on to the nodes whose pages it shares. */
+export interface PrefixHolder {
+  readonly policyKey: string;
+  /** Once it runs. */
+  readonly memory: { readonly attention: SequenceAttention } | undefined;
+}
 
 /** A run of whole blocks in the tree. */
 class Node {
@@ -18,9 +25,9 @@ class Node {
   /** Keys and values of all tokens up to `end`; ancestors' pages are shared. */
   cache: KvSequence;
   /** A policy's state, of a sequence that begins with the node's first tokens, so many from the start. */
-  kept: { policy: string; state: KeptAttention; tokens: number; bytes: number } | undefined;
-  /** Running sequences that share pages up to here: evicting them would free nothing. */
-  holders = 0;
+  kept: { policy: string; state: KeptAttention; tokens: number } | undefined;
+  /** Sequences that share pages up to here: evicting these would free nothing. */
+  readonly holders = new Set<PrefixHolder>();
   lastUse = 0;
 
   constructor(tokens: Int32Array, end: number, origin: string, parent: Node | undefined, cache: KvSequence) {
@@ -60,7 +67,6 @@ export class PrefixCache implements Disposable {
   readonly #root: Node;
   #uses = 0;
   #tokens = 0; // in all nodes
-  #keptBytes = 0;
 
   /**
    * @param empty An empty sequence, for the root.
@@ -72,14 +78,16 @@ export class PrefixCache implements Disposable {
     this.#root = new Node(new Int32Array(0), 0, EXACT, undefined, empty);
   }
 
-  /** Bytes of policies' state. */
+  /** Bytes of policies' state; what running sequences share is divided among them and what is kept. */
   get keptBytes(): number {
-    return this.#keptBytes;
+    let sum = 0;
+    for (const { kept } of this.#subtree(this.#root)) sum += kept?.state.bytes ?? 0;
+    return sum;
   }
 
   /** Bytes of pages and state; pages in use by running sequences are counted too. */
   get bytes(): number {
-    return (this.#tokens / this.blockTokens) * this.#blockBytes + this.#keptBytes;
+    return (this.#tokens / this.blockTokens) * this.#blockBytes + this.keptBytes;
   }
 
   /** The longest beginning of the first `limit` tokens that is here and of use to a policy, if there is any. */
@@ -143,9 +151,7 @@ export class PrefixCache implements Disposable {
       return;
     }
     this.#detach(node)?.state[Symbol.dispose]();
-    const { bytes } = state;
-    node.kept = { policy, state, tokens: whole, bytes };
-    this.#keptBytes += bytes;
+    node.kept = { policy, state, tokens: whole };
   }
 
   /**
@@ -155,38 +161,55 @@ export class PrefixCache implements Disposable {
    * @returns It, and with how many tokens both sequences begin.
    */
   take({ node, tokens }: PrefixMatch, policy: string): { state: KeptAttention; tokens: number } | undefined {
-    let shared = tokens;
-    for (let top: Node | undefined = node; top; top = top.parent) {
-      for (const one of this.#subtree(top)) {
-        const { kept } = one;
-        const both = Math.min(shared, kept?.tokens ?? 0);
-        if (kept?.policy !== policy || kept.state.leastTokens > both) continue;
-        const fork = kept.state.fork?.();
-        if (!fork) this.#detach(one);
-        return { state: fork ?? kept.state, tokens: both };
-      }
-      shared = Math.min(shared, top.start);
+    for (const [one, shared] of this.#alike(node, tokens)) {
+      const { kept } = one;
+      const both = Math.min(shared, kept?.tokens ?? 0);
+      if (kept?.policy !== policy || kept.state.leastTokens > both) continue;
+      const fork = kept.state.fork?.();
+      if (!fork) this.#detach(one);
+      return { state: fork ?? kept.state, tokens: both };
     }
     return undefined;
   }
 
-  /** Nodes from the root to one that is held stay. Release it once for each hold. */
-  hold(node: PrefixNode): void {
-    node.holders += 1;
-  }
-
-  release(node: PrefixNode): void {
-    node.holders -= 1;
-  }
-
-  /** Frees the leaf that was not used for the longest time. @returns false when none can be freed. */
-  evict(): boolean {
-    let oldest: Node | undefined;
-    for (const node of this.#subtree(this.#root)) {
-      if (node === this.#root || node.children.size > 0 || node.holders > 0) continue;
-      if (!oldest || node.lastUse < oldest.lastUse) oldest = node;
+  /**
+   * Sequences of the same policy as one that holds a node, running ones and those whose state is kept, those first that begin
+   * with the most of the same tokens. Some are named again with fewer.
+   */
+  *neighbours(node: PrefixNode, self: PrefixHolder): Generator<Neighbour, void, undefined> {
+    const { policyKey } = self;
+    for (const [one, shared] of this.#alike(node, node.end)) {
+      for (const holder of one.holders) {
+        if (holder === self || !holder.memory || holder.policyKey !== policyKey) continue;
+        yield { state: holder.memory.attention, tokens: Math.min(shared, one.end) };
+      }
+      const { kept } = one;
+      if (kept?.policy === policyKey) yield { state: kept.state, tokens: Math.min(shared, kept.tokens) };
     }
-    if (!oldest) return false;
+  }
+
+  /** Nodes from the root to one that is held stay. Release it when the hold ends. */
+  hold(node: PrefixNode, holder: PrefixHolder): void {
+    node.holders.add(holder);
+  }
+
+  release(node: PrefixNode, holder: PrefixHolder): void {
+    node.holders.delete(holder);
+  }
+
+  /**
+   * Frees the leaf that was not used for the longest time; when all are held, the state in the node that was not.
+   *
+   * @returns false when nothing can be freed.
+   */
+  evict(): boolean {
+    const nodes = [...this.#subtree(this.#root)].sort((a, b) => a.lastUse - b.lastUse);
+    const oldest = nodes.find((node) => node !== this.#root && node.children.size === 0 && node.holders.size === 0);
+    if (!oldest) {
+      const kept = nodes.find((node) => node.kept);
+      if (kept) this.#detach(kept)!.state[Symbol.dispose]();
+      return kept !== undefined;
+    }
     oldest.parent!.children.delete(this.#key(oldest.origin, oldest.tokens, 0));
     this.#tokens -= oldest.tokens.length;
     this.#detach(oldest)?.state[Symbol.dispose]();
@@ -211,7 +234,6 @@ export class PrefixCache implements Disposable {
   #detach(node: Node): Node['kept'] {
     const { kept } = node;
     node.kept = undefined;
-    this.#keptBytes -= kept?.bytes ?? 0;
     return kept;
   }
 
@@ -274,6 +296,15 @@ export class PrefixCache implements Disposable {
 
   #wholeBlocks(tokens: number): number {
     return Math.floor(tokens / this.blockTokens) * this.blockTokens;
+  }
+
+  /** All nodes, those first that have most in common with a sequence, and how many tokens at most that is. */
+  *#alike(node: Node, tokens: number): Generator<[Node, number], void, undefined> {
+    let shared = tokens;
+    for (let top: Node | undefined = node; top; top = top.parent) {
+      for (const one of this.#subtree(top)) yield [one, shared];
+      shared = Math.min(shared, top.start);
+    }
   }
 
   *#subtree(node: Node): Generator<Node, void, undefined> {

@@ -118,6 +118,11 @@ export class Sequence {
     return this.cached >= this.exactPromptTokens;
   }
 
+  /** Its tables are being made for another sequence. */
+  get waiting(): boolean {
+    return this.memory?.attention.waiting ?? false;
+  }
+
   /** Tables are behind: {@link SequenceAttention.prepare} must be called before the next step. */
   get unprepared(): boolean {
     return this.sampling && !(this.memory?.attention.ready ?? true);

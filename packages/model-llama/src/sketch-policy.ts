@@ -4,7 +4,6 @@ import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attent
 import { emptyLayers, IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
 import { KeptIndexes } from './kept-indexes.js';
 import type { KeyIndex } from './key-index.js';
-import type { KvSequence } from './kv-cache.js';
 
 export type SketchSettings = Extract<AttentionSettings, { policy: 'sketch' }>;
 
@@ -51,8 +50,8 @@ export class SketchPolicy implements AttentionPolicy {
     return sampled * (this.#emptyBytes + kvHeads * KeySketch.bytesFor({ dim: headDim, bits, keys })) + scratch;
   }
 
-  open(sequence: KvSequence, kept?: { state: KeptAttention; tokens: number }): SequenceAttention {
-    return new IndexedAttention(this.#options, sequence, kept);
+  open(...[sequence, kept, neighbours]: Parameters<AttentionPolicy['open']>): SequenceAttention {
+    return new IndexedAttention(this.#options, sequence, kept, neighbours);
   }
 
   load(saved: Readonly<Record<string, Uint8Array>>): KeptAttention {

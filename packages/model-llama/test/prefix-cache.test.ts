@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { KeptAttention } from '../src/attention-policy.js';
+import type { KeptAttention, SequenceAttention } from '../src/attention-policy.js';
 import type { KvSequence } from '../src/kv-cache.js';
 import { PrefixCache } from '../src/prefix-cache.js';
 import { hashedIntegers } from './hashed-values.js';
@@ -103,7 +103,8 @@ describe('prefix cache', () => {
     insert(range(0, 8));
     insert(Int32Array.of(...range(0, 4), ...range(50, 58)));
     const held = insert(range(100, 108));
-    cache.hold(held);
+    const holder = { policyKey: POLICY, memory: undefined };
+    cache.hold(held, holder);
     match(range(0, 8));
     expect(cache.bytes).toBe(600);
     expect(cache.evict()).toBe(true); // 50..58
@@ -111,12 +112,62 @@ describe('prefix cache', () => {
     expect(cache.evict()).toBe(true); // 4..8
     expect(cache.evict()).toBe(true); // 0..4, a leaf by now
     expect(cache.evict()).toBe(false);
-    cache.release(held);
+    cache.release(held, holder);
     expect(cache.evict()).toBe(true);
     expect(cache.bytes).toBe(0);
     expect(open.size).toBe(1);
     cache[Symbol.dispose]();
     expect(open.size).toBe(0);
+  });
+
+  it('frees state of what is held when there is nothing else', () => {
+    const { insert, cache } = setup();
+    const [held, used] = [insert(range(0, 8)), insert(range(50, 58))];
+    const [older, newer] = [state(), state()];
+    cache.attach(held, POLICY, older, 8);
+    cache.attach(used, POLICY, newer, 8);
+    for (const node of [held, used]) cache.hold(node, { policyKey: POLICY, memory: undefined });
+    expect(cache.evict()).toBe(true);
+    expect([older.disposed, newer.disposed, cache.bytes]).toEqual([true, false, 400 + 10]);
+    expect(cache.evict()).toBe(true);
+    expect(cache.evict()).toBe(false);
+    expect(cache.bytes).toBe(400);
+  });
+
+  it('knows the sequences of a policy that begin alike, running and kept, most alike first', () => {
+    const { insert, cache } = setup();
+    const run = (tokens: Int32Array, policyKey = POLICY) => {
+      const attention = { bytes: 0, ready: true } as SequenceAttention;
+      const holder = { policyKey, memory: { attention } };
+      const node = insert(tokens);
+      cache.hold(node, holder);
+      return { node, holder, attention };
+    };
+    const text = (...rest: number[]) => Int32Array.of(...range(0, 8), ...rest);
+    const self = run(text(1, 1, 1, 1, 2, 2, 2, 2));
+    const near = run(text(1, 1, 1, 1, 3, 3, 3, 3));
+    const far = run(text(9, 9, 9, 9));
+    run(text(1, 1, 1, 1, 4, 4, 4, 4), 'other');
+    const kept = state();
+    cache.attach(insert(text(1, 1, 1, 1, 6, 6, 6, 6)), POLICY, kept, 16);
+    cache.hold(insert(text(5, 5, 5, 5)), { policyKey: POLICY, memory: undefined }); // does not run yet
+    const neighbours = () => {
+      const seen = new Map<unknown, number>();
+      for (const { state, tokens } of cache.neighbours(self.node, self.holder)) {
+        if (!seen.has(state)) seen.set(state, tokens);
+      }
+      return [...seen];
+    };
+    expect(neighbours()).toEqual([
+      [near.attention, 12],
+      [kept, 12],
+      [far.attention, 8],
+    ]);
+    cache.release(near.node, near.holder);
+    expect(neighbours()).toEqual([
+      [kept, 12],
+      [far.attention, 8],
+    ]);
   });
 
   it('keeps a policy’s state for the sequence most like its own', () => {

@@ -189,15 +189,62 @@ describe('tables', () => {
     expect(keys('first')).toBe(rest);
   });
 
-  it('belong to one request at a time, sketches to all that begin alike', async () => {
+  it.each([
+    ['magicpig', SAMPLED],
+    ['sketch', SKETCH],
+  ])('are shared by all that begin alike, also while they are being built: %s', async (_, attention) => {
     using parts = await host({ prefixCache: 'prompts' });
-    const keys = indexing(parts, SAMPLED);
-    keys('first');
-    expect(keys('second', 'third')).toBe(rest + all);
-    using others = await host({ prefixCache: 'prompts' });
-    const sketched = indexing(others, SKETCH);
-    sketched('first');
-    expect(sketched('second', 'third', 'fourth')).toBe(3 * rest);
+    const keys = indexing(parts, attention);
+    expect(keys('first', 'second', 'third', 'fourth')).toBe(all + 3 * rest);
+    expect(keys('fifth', 'sixth')).toBe(2 * rest);
+  });
+
+  it.each([
+    ['magicpig', SAMPLED],
+    ['sketch', SKETCH],
+  ])(
+    'of requests that run at the same time are there once, and give what each gets alone: %s',
+    async (_, attention) => {
+      const document = words('at once', 2400);
+      const requests = [0, 1, 2, 3].map((i) => request(join(document, words(`at once ${i}`, 30)), attention, 40));
+      const tableBytes = ({ engine, cache }: ModelHost) => engine.stats.cacheBytesUsed - cache.bytes;
+      /** Runs until all have written some tokens. */
+      const decode = (parts: ModelHost, outcomes: Outcome[]) => {
+        while (outcomes.some(({ tokens }) => tokens.length < 5)) parts.engine.step();
+      };
+      const alone: { bytes: number; outcome: Outcome }[] = [];
+      for (const one of requests) {
+        using parts = await host({ prefixCache: 'prompts' });
+        const { outcome } = submit(parts.engine, one);
+        decode(parts, [outcome]);
+        alone.push({ bytes: tableBytes(parts), outcome });
+        while (parts.engine.step());
+      }
+      using parts = await host({ prefixCache: 'prompts', maxSequences: 4 });
+      const first = submit(parts.engine, requests[0]!).outcome;
+      const second = submit(parts.engine, requests[1]!).outcome;
+      decode(parts, [first, second]);
+      // Those that come later find what the others have.
+      const outcomes = [
+        first,
+        second,
+        submit(parts.engine, requests[2]!).outcome,
+        submit(parts.engine, requests[3]!).outcome,
+      ];
+      decode(parts, outcomes);
+      expect(parts.engine.stats.running).toBe(4);
+      expect(tableBytes(parts)).toBeLessThan(2 * alone[0]!.bytes); // what each has alone is copied in part
+      while (parts.engine.step());
+      for (const [i, { outcome }] of alone.entries()) expect(stream(outcomes[i]!)).toEqual(stream(outcome));
+    },
+  );
+
+  it('around different means are not shared', async () => {
+    using parts = await host({ prefixCache: 'prompts' });
+    const document = words('means', 1500);
+    const requests = [20, 400].map((question) => request(join(document, words('means', question)), SAMPLED, 20));
+    const outcomes = runAll(parts.engine, requests);
+    for (const [i, one] of requests.entries()) expect(stream(outcomes[i]!)).toEqual(stream(await fresh(one)));
   });
 });
 
