@@ -178,6 +178,13 @@ template <typename T>
 T __ldcs(const T* address) {
   return *address;
 }
+// Byte i of the result is the byte of {x, y} that nibble i of the selector names.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> (8 * (selector >> (4 * i) & 7u)) & 255u) << (8 * i);
+  return result;
+}
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

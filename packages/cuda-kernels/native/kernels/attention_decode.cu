@@ -56,23 +56,30 @@ __global__ void __launch_bounds__(kThreads)
   const int end = split_end(split, shape.split, length);
   if (begin >= length && splits > 1) return;  // the merge does not look at splits past the end
   const int gap_begin = gaps != nullptr ? gaps[2 * sequence] : length, gap_end = gaps != nullptr ? gaps[2 * sequence + 1] : length;
-  const int tiles = end > begin ? (end - begin + kPageTokens - 1) / kPageTokens : 0;
-  const int live_chunks = shape.head_dim / 8;
+  const bool left_out = begin >= gap_begin && end <= gap_end;  // the whole split
+  const int tiles = end > begin && !left_out ? (end - begin + kPageTokens - 1) / kPageTokens : 0;
 
   const int32_t* pages = kv.pages != nullptr ? kv.pages + sequence * shape.pages_stride : nullptr;
   const int64_t base = kv.pages != nullptr ? 0 : sequence * shape.sequence_stride;
   uint4* own = dynamic_shared<uint4>() + warp * kStages * 2 * kTileChunks;
   const auto k_tile = [&](int stage) { return own + stage * 2 * kTileChunks; };
   const auto v_tile = [&](int stage) { return k_tile(stage) + kTileChunks; };
+  // A lane copies one chunk of every kStep-th key.
+  constexpr int kStep = static_cast<int>(kWarp) / kChunks;
+  const int own_key = lane / kChunks, own_chunk = lane % kChunks;
+  const int own_place = swizzled_chunk(own_key, own_chunk, kChunks);
+  const bool live = own_chunk < shape.head_dim / 8;
   const auto load = [&](int tile) {
     if (tile < tiles) {
-      for (int i = lane; i < kTileChunks; i += static_cast<int>(kWarp)) {
-        const int key = i / kChunks, chunk = i % kChunks;
-        const int token = begin + tile * kPageTokens + warp * kWarpKeys + key;
-        const bool valid = token < end && chunk < live_chunks && !(token >= gap_begin && token < gap_end);
-        const int64_t offset = valid ? base + kv.row(pages, token, kv_head) + chunk * 8 : 0;
-        copy_async(k_tile(tile % kStages) + swizzled_chunk(key, chunk, kChunks), kv.k + offset, valid);
-        copy_async(v_tile(tile % kStages) + swizzled_chunk(key, chunk, kChunks), kv.v + offset, valid);
+      // A tile is one page.
+      const int64_t offset = base + kv.row(pages, begin + tile * kPageTokens, kv_head) + (warp * kWarpKeys + own_key) * kv.token_stride + own_chunk * 8;
+      const int first = begin + tile * kPageTokens + warp * kWarpKeys + own_key;
+#pragma unroll
+      for (int key = 0; key < kWarpKeys; key += kStep) {
+        const bool valid = live && first + key < end && !(first + key >= gap_begin && first + key < gap_end);
+        const int place = (own_place ^ (key & 7)) + key * kChunks;  // swizzled_chunk(own_key + key, own_chunk, kChunks)
+        copy_async(k_tile(tile % kStages) + place, kv.k + offset + key * kv.token_stride, valid);
+        copy_async(v_tile(tile % kStages) + place, kv.v + offset + key * kv.token_stride, valid);
       }
     }
     commit_copies();
@@ -91,6 +98,10 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
+  // What the lane points at in a tile's columns 0..15.
+  const int a_place = swizzled_chunk(a_block_row(lane), a_block_chunk(lane), kChunks);
+  const int b_place = swizzled_chunk(b_block_row(lane), b_block_chunk(lane), kChunks);
+
   float acc[kDim / 8][4] = {};
   OnlineSoftmax softmax;
   const float scale = shape.scale * kLog2E;
@@ -103,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int d = 0; d < kDim / 16; ++d) {
       uint32_t b[4];
-      load_matrices(b, k_tile(tile % kStages) + swizzled_chunk(b_block_row(lane), d * 2 + b_block_chunk(lane), kChunks));
+      load_matrices(b, k_tile(tile % kStages) + further_chunks(b_place, d));
       mma_bf16(scores[0], q_operand[d], b[0], b[1]);
       mma_bf16(scores[1], q_operand[d], b[2], b[3]);
     }
@@ -121,17 +132,19 @@ __global__ void __launch_bounds__(kThreads)
 
     float shrink[2];
     softmax.update(scores, scale, shrink);
+    if (__any_sync(kAllLanes, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+#pragma unroll
+      for (int d = 0; d < kDim / 8; ++d) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) acc[d][e] *= shrink[e / 2];
+      }
+    }
     uint32_t weights[4];
     weights_operand(weights, scores, 0);
 #pragma unroll
     for (int d = 0; d < kDim / 16; ++d) {
       uint32_t b[4];
-      load_matrices_transposed(b, v_tile(tile % kStages) + swizzled_chunk(a_block_row(lane), d * 2 + a_block_chunk(lane), kChunks));
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        acc[2 * d][e] *= shrink[e / 2];
-        acc[2 * d + 1][e] *= shrink[e / 2];
-      }
+      load_matrices_transposed(b, v_tile(tile % kStages) + further_chunks(a_place, d));
       mma_bf16(acc[2 * d], weights, b[0], b[1]);
       mma_bf16(acc[2 * d + 1], weights, b[2], b[3]);
     }

@@ -18,33 +18,46 @@ struct Octets {
 
 // Codes as bf16, in which integers up to 256 are exact.
 __device__ __forceinline__ uint4 bf16_of_bytes(uint2 codes) {
-  // 2^23 + code has the code in its low bits.
-  const auto pair = [](uint32_t word, int shift) {
-    constexpr float kBase = 0x1p23f + kQ8Offset;
-    return pack_bf16(bits_to_float(0x4b000000u | (word >> shift & 255u)) - kBase, bits_to_float(0x4b000000u | (word >> (shift + 8) & 255u)) - kBase);
-  };
-  return make_uint4(pair(codes.x, 0), pair(codes.x, 16), pair(codes.y, 0), pair(codes.y, 16));
+  // 2^23 + code has the code in its low bits: one byte of the word among those of 0x4b000000.
+  const auto value = [](uint32_t word, unsigned byte) { return bits_to_float(__byte_perm(word, 0x4b000000u, 0x7440u + byte)) - (0x1p23f + kQ8Offset); };
+  const auto pair = [&](uint32_t word, unsigned byte) { return pack_bf16(value(word, byte), value(word, byte + 1)); };
+  return make_uint4(pair(codes.x, 0), pair(codes.x, 2), pair(codes.y, 0), pair(codes.y, 2));
 }
-// The bf16 128 + n has n in its low bits.
+// The bf16 128 + n has n in its low bits: nibbles are multiplied as that, and the 128 leave with the minimum.
 __device__ __forceinline__ uint32_t bf16_of_nibble_pair(uint32_t word) {
-  const uint32_t above = (word & 0x000f000fu) | 0x43004300u;
 #if defined(__CUDA_ARCH__)
   uint32_t pair;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(above), "r"(kOnes), "r"(0xc300c300u));
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(pair) : "r"(word), "r"(0x000f000fu), "r"(0x43004300u));  // (a & b) | c
   return pair;
 #else
-  return pack_bf16(low_bf16(above) - 128.0f, high_bf16(above) - 128.0f);
+  return (word & 0x000f000fu) | 0x43004300u;
 #endif
 }
 __device__ __forceinline__ uint4 bf16_of_nibbles(uint32_t word) {
   return make_uint4(bf16_of_nibble_pair(word), bf16_of_nibble_pair(word >> 4), bf16_of_nibble_pair(word >> 8), bf16_of_nibble_pair(word >> 12));
 }
 
-// acc [16][8] += the 32 inputs of one step: the lane's eight weights of two rows against its eight inputs.
-__device__ __forceinline__ void multiply_octets(float (&acc)[4], const Octets& w, const uint4& x) {
+// The eight weights of block `step` out of what a lane loads of a row's window.
+template <WeightKind kKind, typename Raw>
+__device__ __forceinline__ uint4 octet(const Raw& raw, int step) {
+  if constexpr (kKind == WeightKind::kBf16) {
+    return raw;
+  } else if constexpr (kKind == WeightKind::kQ8) {
+    return bf16_of_bytes(step == 0 ? make_uint2(raw.x, raw.y) : make_uint2(raw.z, raw.w));
+  } else {
+    return bf16_of_nibbles(step == 0 ? raw.x : raw.y);
+  }
+}
+
+// acc [16][8] += (or = `from_zero`) the 32 inputs of one step: the lane's eight weights of two rows against its eight inputs.
+__device__ __forceinline__ void multiply_octets(float (&acc)[4], const Octets& w, const uint4& x, bool from_zero) {
   const uint32_t first[4] = {w.row[0].x, w.row[1].x, w.row[0].y, w.row[1].y};
   const uint32_t second[4] = {w.row[0].z, w.row[1].z, w.row[0].w, w.row[1].w};
-  mma_bf16(acc, first, x.x, x.y);
+  if (from_zero) {
+    first_mma_bf16(acc, first, x.x, x.y);
+  } else {
+    mma_bf16(acc, first, x.x, x.y);
+  }
   mma_bf16(acc, second, x.z, x.w);
 }
 
@@ -60,7 +73,7 @@ __device__ __forceinline__ void multiply_octets(float (&acc)[4], const Octets& w
 // kRowTiles: 16-row tiles of W a block holds. kColumnTiles: 8-row tiles of x. kGated: rows 8..15 of each tile come from U
 // where rows 0..7 come from G.
 template <WeightKind kKind, int kRowTiles, int kColumnTiles, bool kGated>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRowTiles == 1 ? 3 : 2)
     linear_kernel(void* out, const bf16* x, WeightView weight, const float* bias, int rows, int outputs, int inputs, bool accumulate) {
   constexpr bool kBlocks = kKind != WeightKind::kBf16;
   constexpr int kWindow = kBlocks ? kWeightPair : kWeightBlock;  // inputs that a warp takes at a time
@@ -95,72 +108,68 @@ __global__ void __launch_bounds__(kThreads)
     x_rows[tile] = x + static_cast<int64_t>(row < rows ? row : rows - 1) * inputs;
   }
 
+  // Windows whose loads are under way together: the warps of a multiprocessor need some 40 KiB of them to keep memory busy.
+  constexpr int kAhead = (kBlocks ? 2 : 4) / kRowTiles;
+  using Raw = std::conditional_t<kKind == WeightKind::kQ4, uint2, uint4>;
   float acc[kRowTiles][kColumnTiles][4] = {};
-#pragma unroll 2
-  for (int start = warp * kWindow; start < inputs; start += kWarps * kWindow) {
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-    const int window = start / kWindow;
-    Octets w[kRowTiles][kSteps];
-    uint4 b[kColumnTiles][kSteps];
-    [[maybe_unused]] uint2 scales[kRowTiles][2];
+  for (int first = warp * kWindow; first < inputs; first += kAhead * kWarps * kWindow) {
+    Raw raw[kAhead][kRowTiles][2];
+    [[maybe_unused]] uint2 scales[kAhead][kRowTiles][2];
+    uint4 b[kAhead][kColumnTiles][kSteps];
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
+      const int start = first + ahead * kWarps * kWindow, window = start / kWindow;
+      const bool live = kBlocks ? start < inputs : start + member * 8 < inputs;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const unsigned char* row = w_rows[tile][half];
-        if constexpr (kKind == WeightKind::kBf16) {
-          const int k = start + member * 8;
-          w[tile][0].row[half] = k < inputs ? __ldcs(reinterpret_cast<const uint4*>(row) + k / 8) : zero;
-        } else if constexpr (kKind == WeightKind::kQ8) {
-          const uint4 codes = __ldcs(reinterpret_cast<const uint4*>(row) + window * 4 + member);
-          w[tile][0].row[half] = bf16_of_bytes(make_uint2(codes.x, codes.y));
-          w[tile][1].row[half] = bf16_of_bytes(make_uint2(codes.z, codes.w));
-          scales[tile][half] = make_uint2(__ldg(reinterpret_cast<const uint32_t*>(scale_rows[tile][half]) + window), 0);
-        } else {
-          const uint2 codes = __ldcs(reinterpret_cast<const uint2*>(row) + window * 4 + member);
-          w[tile][0].row[half] = bf16_of_nibbles(codes.x);
-          w[tile][1].row[half] = bf16_of_nibbles(codes.y);
-          scales[tile][half] = __ldg(reinterpret_cast<const uint2*>(scale_rows[tile][half]) + window);
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          raw[ahead][tile][half] = live ? __ldcs(reinterpret_cast<const Raw*>(w_rows[tile][half]) + window * 4 + member) : Raw{};
+          if constexpr (kKind == WeightKind::kQ8) {
+            scales[ahead][tile][half] = {live ? __ldg(reinterpret_cast<const uint32_t*>(scale_rows[tile][half]) + window) : 0u, 0u};
+          } else if constexpr (kKind == WeightKind::kQ4) {
+            scales[ahead][tile][half] = live ? __ldg(reinterpret_cast<const uint2*>(scale_rows[tile][half]) + window) : uint2{};
+          }
+        }
+      }
+#pragma unroll
+      for (int tile = 0; tile < kColumnTiles; ++tile) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const int k = start + step * kWeightBlock + member * 8;
+          b[ahead][tile][step] = k < inputs ? __ldg(reinterpret_cast<const uint4*>(x_rows[tile] + k)) : uint4{};
         }
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < kColumnTiles; ++tile) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const int k = start + step * kWeightBlock + member * 8;
-        b[tile][step] = k < inputs ? __ldg(reinterpret_cast<const uint4*>(x_rows[tile] + k)) : zero;
-      }
-    }
-    if constexpr (!kBlocks) {
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < kColumnTiles; ++j) multiply_octets(acc[i][j], w[i][0], b[j][0]);
-      }
-    } else {
+    for (int ahead = 0; ahead < kAhead; ++ahead) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
         for (int j = 0; j < kColumnTiles; ++j) {
-          [[maybe_unused]] float x_sum[4] = {};
+          [[maybe_unused]] float x_sum[4];
           if constexpr (kKind == WeightKind::kQ4) {
             const uint4 ones = make_uint4(kOnes, kOnes, kOnes, kOnes);
-            multiply_octets(x_sum, Octets{{ones, ones}}, b[j][step]);
+            multiply_octets(x_sum, Octets{{ones, ones}}, b[ahead][j][step], true);
           }
 #pragma unroll
           for (int i = 0; i < kRowTiles; ++i) {
-            float block[4] = {};
-            multiply_octets(block, w[i][step], b[j][step]);
+            const Octets w{{octet<kKind>(raw[ahead][i][0], step), octet<kKind>(raw[ahead][i][1], step)}};
+            if constexpr (!kBlocks) {
+              multiply_octets(acc[i][j], w, b[ahead][j][step], false);
+              continue;
+            }
+            float block[4];
+            multiply_octets(block, w, b[ahead][j][step], true);
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              const uint2 packed = scales[i][e / 2];
+              const uint2 packed = scales[ahead][i][e / 2];
               if constexpr (kKind == WeightKind::kQ8) {
                 acc[i][j][e] += half_to_float(static_cast<uint16_t>(packed.x >> (16 * step))) * block[e];
               } else {
                 const uint32_t both = step == 0 ? packed.x : packed.y;
                 const float scale = half_to_float(static_cast<uint16_t>(both)), min = half_to_float(static_cast<uint16_t>(both >> 16));
-                acc[i][j][e] += scale * block[e] + min * x_sum[e];
+                acc[i][j][e] = fmaf(scale, block[e], fmaf(fmaf(-128.0f, scale, min), x_sum[e], acc[i][j][e]));
               }
             }
           }
