@@ -36,6 +36,9 @@ const readmes = {
     'kv-reference': kvReference(result('kv-reference')),
     'kv-scaling': kvScaling(result('kv-scaling')),
   },
+  'packages/server/README.md': {
+    'server-overhead': serverOverhead(result('server-overhead')),
+  },
   'packages/lsh/README.md': {
     'peers-build': peersBuild(lshPeers),
     'peers-search': peersSearch(lshPeers),
@@ -120,6 +123,26 @@ function firstTokens({ firstTokens }) {
       (firstTokenMs / 1e3).toFixed(2),
       cachedTokens,
     ]),
+  );
+}
+
+function serverOverhead({ clients, model: { source, format, promptTokens, serverMs, directMs }, cpu, date }) {
+  const milliseconds = (value) => value.toPrecision(3);
+  return markdown(
+    ['model', 'through the server, ms a token', 'without it'],
+    [
+      ...clients.map(({ clients, serverMicroseconds, directMicroseconds }) => [
+        `one that costs nothing, ${clients === 1 ? 'one client' : `${clients} clients`}`,
+        milliseconds(serverMicroseconds / 1e3),
+        milliseconds(directMicroseconds / 1e3),
+      ]),
+      [
+        `${source} ${format}, ${promptTokens} tokens of context`,
+        `${milliseconds(serverMs)} (+${percent(serverMs / directMs - 1)})`,
+        milliseconds(directMs),
+      ],
+    ],
+    `${cpu}, ${date}.`,
   );
 }
 

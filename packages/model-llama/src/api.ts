@@ -188,20 +188,33 @@ export type GenerationEvent =
         decodeMs: number;
         prefillTokensPerSecond: number;
         decodeTokensPerSecond: number;
-        /**
-         * With a device: what the host did in the steps of `decodeMs`, in all of them together. The rest is queueing, sampling of tokens,
-         * and the last product's way back.
-         */
-        host?: {
-          /** Waited for the device and for what was on its way from it. */
-          waitMs: number;
-          /** Wrote keys and values into host memory. */
-          appendMs: number;
-          /** Selected keys and attended to them there. */
-          attendMs: number;
-        };
+        /** Of the steps of `decodeMs`, for all requests in them together. */
+        split: TimeSplit;
       };
     };
+
+/**
+ * Where the time of steps went, in milliseconds. On the CPU the parts add up; with a device, it and the host work at the same
+ * time.
+ */
+export interface TimeSplit {
+  /** On the CPU: matrix products, norms and the like. */
+  denseMs?: number;
+  /** With a device: it computed, its own attention included. */
+  gpuMs?: number;
+  /** With a device: rows were on their way between it and the host. */
+  transferMs?: number;
+  /** With a device: the host waited for it. */
+  idleMs?: number;
+  /** With a device: the host chose keys, where that is not part of `attendMs`. */
+  selectMs?: number;
+  /** The host chose keys, attended to them, and wrote keys and values. */
+  attendMs: number;
+  /** Building and growing tables and sketches. */
+  indexMs: number;
+  /** The rest: sampling of tokens, text, bookkeeping. */
+  otherMs: number;
+}
 
 export interface ModelInfo {
   name: string;
@@ -228,6 +241,8 @@ export interface ModelStats {
   /** Bytes kept for later requests, which give way when running ones need them. */
   prefixBytes: number;
   cacheBytes: number;
+  /** Of all steps so far. */
+  times: TimeSplit;
 }
 
 /**

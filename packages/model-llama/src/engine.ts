@@ -4,7 +4,7 @@ import type { LlamaConfig, Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
 import { TraceRecorder } from './forward-trace.js';
-import type { HostTimes, KvCache } from './kv-cache.js';
+import type { KvCache } from './kv-cache.js';
 import type { ForwardResult, Llama } from './llama.js';
 import { Memory, type PrefixReuse } from './memory.js';
 import type { PolicyFactory } from './policy-factory.js';
@@ -12,6 +12,7 @@ import { Sampler } from './sampler.js';
 import { type ScheduledEntry, Scheduler } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
 import type { Snapshots } from './snapshots.js';
+import { StepClock } from './step-clock.js';
 import { MOST_PREFILL_TOKENS, pairsOf, StepPace, type Work } from './step-pace.js';
 import { StopStrings } from './stop-strings.js';
 
@@ -61,6 +62,7 @@ export class Engine implements Disposable {
   readonly #memory: Memory;
   readonly #scheduler: Scheduler;
   readonly #pace: StepPace;
+  readonly #clock: StepClock;
   readonly #sequences = new Map<number, Sequence>();
 
   constructor(options: EngineOptions) {
@@ -70,6 +72,7 @@ export class Engine implements Disposable {
     const fits = this.#memory.fits.bind(this.#memory);
     this.#scheduler = new Scheduler({ maxSequences, maxQueue, fits });
     this.#pace = new StepPace(operationsOf(options.llama.config));
+    this.#clock = new StepClock(options.llama, cache.times);
   }
 
   /** Rows of a step at most, for the size of a {@link Llama}'s activations. */
@@ -89,6 +92,7 @@ export class Engine implements Disposable {
       cacheBytesUsed: this.#memory.bytes(running),
       prefixBytes: this.#memory.prefixes?.bytes ?? 0,
       cacheBytes: this.#options.cacheBytes,
+      times: this.#clock.total,
     };
   }
 
@@ -153,6 +157,10 @@ export class Engine implements Disposable {
    * @returns Whether there is more to do.
    */
   step(): boolean {
+    return this.#clock.step(() => this.#step());
+  }
+
+  #step(): boolean {
     const begin = performance.now();
     this.#admit();
     const { decoding, running } = this.#scheduler;
@@ -231,8 +239,10 @@ export class Engine implements Disposable {
       if (sequence.waiting) continue;
       const begin = performance.now();
       this.#guard(sequence, () => sequence.memory!.attention.prepare(keys));
+      const ms = performance.now() - begin;
+      this.#clock.index(ms);
       // What was left to do may have been less than allowed.
-      if (sequence.unprepared) this.#pace.took({ indexKeys: keys }, performance.now() - begin);
+      if (sequence.unprepared) this.#pace.took({ indexKeys: keys }, ms);
     }
     if (behind.length > 0) this.#memory.trim(this.#scheduler.running);
   }
@@ -261,7 +271,9 @@ export class Engine implements Disposable {
       else this.#fail(entries[0]!.sequence, error);
       return;
     }
-    this.#pace.took(work, performance.now() - begin);
+    const ms = performance.now() - begin;
+    this.#clock.forward(ms);
+    this.#pace.took(work, ms);
     let next = 0;
     for (const [i, { sequence, tokens }] of entries.entries()) {
       const count = { none: 0, last: 1, all: tokens.length }[wanted[i]!];
@@ -305,8 +317,6 @@ export class Engine implements Disposable {
   #finish(sequence: Sequence, finishReason: 'stop' | 'length', heldText?: string): void {
     const { prompt, answer, reusedTokens, submitted, admitted, memory, listener } = sequence;
     const now = performance.now();
-    const { times } = this.#options.cache;
-    const { hostTimes } = sequence;
     const decoding = sequence.decoding || now;
     const attention = memory!.attention.report();
     this.#release(sequence, { keep: true });
@@ -328,16 +338,15 @@ export class Engine implements Disposable {
         prefillTokensPerSecond: rate(prompt.length - reusedTokens, decoding - admitted),
         // The first token comes out of the prefill.
         decodeTokensPerSecond: rate(attention.decodeSteps, now - decoding),
-        ...(hostTimes && times && { host: timesSince(hostTimes, times) }),
+        split: this.#clock.since(sequence.decodingSince ?? this.#clock.total),
       },
     });
   }
 
   /** The first decode step begins. */
   #decodes(sequence: Sequence, now: number): void {
-    const { times } = this.#options.cache;
     sequence.decoding = now;
-    sequence.hostTimes = times && { ...times };
+    sequence.decodingSince = this.#clock.total;
   }
 
   #finishTrace(sequence: Sequence, { trace }: TraceRecorder): void {
@@ -405,9 +414,4 @@ function checkStops(stop: unknown): string[] {
     throw new InvalidRequestError(`stop must be an array of non-empty strings, not ${JSON.stringify(stop)}`, 'stop');
   }
   return stop;
-}
-
-/** Milliseconds of what the host did since an earlier look at its times. */
-function timesSince(before: HostTimes, { wait, append, attend }: HostTimes) {
-  return { waitMs: wait - before.wait, appendMs: append - before.append, attendMs: attend - before.attend };
 }

@@ -1,4 +1,4 @@
-import type { SimHashSegment } from '@magicpig/lsh';
+import type { SimHashSegment, SketchBudget } from '@magicpig/lsh';
 
 /**
  * What the runner needs of a KV cache. `KvStore` of `@magicpig/kv-offload` satisfies it; tests put a plain TypeScript one
@@ -12,12 +12,27 @@ export interface Rows {
   stride: number;
 }
 
+/** Key sketches that a selector draws from: a device can make the same draws. */
+export interface KeySketches {
+  /** Options of `KeySketch` of `@magicpig/lsh`. */
+  readonly bits: number;
+  readonly seed: number;
+  readonly budget: SketchBudget;
+  readonly floor: number;
+  /** [headDim], what the keys of a head (layer * kvHeads + KV head) are relative to. */
+  centre(head: number): Float32Array;
+  /** Takes note of a draw elsewhere: its estimated relative error, mean over the query heads. */
+  drawn(error: number): void;
+}
+
 /** Tokens [begin, end) are sampled: a selector names the keys to read, by ids relative to `begin`. */
 export interface Sampling {
   /** Native handle of a selector (selector.h). */
   selector: object;
   begin: number;
   end: number;
+  /** What it draws from, where that is sketches of these tokens' keys. */
+  sketch?: KeySketches;
 }
 
 /** Keys and values of one context. */
@@ -52,13 +67,17 @@ export interface KvStep {
   rollback(): void;
 }
 
-/** Where the host's time in steps over a cache on a device went, in milliseconds. */
-export interface HostTimes {
-  /** Waiting for the device and for what is on its way from it. */
-  readonly wait: number;
-  /** Writing keys and values into host memory. */
-  readonly append: number;
-  /** Selecting keys and attending to them there. */
+/** Where the time of steps over a cache on a device went, in milliseconds; it and the host work at the same time. */
+export interface DeviceTimes {
+  /** The device computed, its own attention included. */
+  readonly gpu: number;
+  /** Rows were on their way between device and host. */
+  readonly transfer: number;
+  /** The host waited for the device. */
+  readonly idle: number;
+  /** The host chose keys, where that is not part of `attend`. */
+  readonly select: number;
+  /** The host chose keys, attended to them, and wrote keys and values. */
   readonly attend: number;
 }
 
@@ -82,7 +101,7 @@ export interface TableSettings {
 
 export interface KvCache extends Disposable {
   /** Of all steps so far, for a cache on a device. */
-  readonly times?: HostTimes;
+  readonly times?: DeviceTimes;
   /** Bytes in use; what several sequences share counts once. */
   readonly bytes: number;
   /** Tokens of a page, the unit that sequences share. */

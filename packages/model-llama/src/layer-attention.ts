@@ -30,9 +30,20 @@ interface DeviceStep extends KvStep {
   device: LayerAttention;
 }
 
+/** Adds up milliseconds. */
+export interface AttendTime {
+  attendMs: number;
+}
+
 /** How a step attends: by the cache on the device, or by the host's over activations that are brought to it. */
-export function layerAttention(step: KvStep, rows: number, config: LlamaConfig, backend: Backend): LayerAttention {
-  return 'device' in step ? (step as DeviceStep).device : new HostAttention(step, rows, config, backend);
+export function layerAttention(
+  step: KvStep,
+  rows: number,
+  config: LlamaConfig,
+  backend: Backend,
+  time: AttendTime,
+): LayerAttention {
+  return 'device' in step ? (step as DeviceStep).device : new HostAttention(step, rows, config, backend, time);
 }
 
 class HostAttention implements LayerAttention {
@@ -40,13 +51,15 @@ class HostAttention implements LayerAttention {
   readonly #rows: number;
   readonly #config: LlamaConfig;
   readonly #backend: Backend;
+  readonly #time: AttendTime;
   #begun: { tensors: AttentionTensors; options: AttendOptions } | undefined;
 
-  constructor(step: KvStep, rows: number, config: LlamaConfig, backend: Backend) {
+  constructor(step: KvStep, rows: number, config: LlamaConfig, backend: Backend, time: AttendTime) {
     this.#step = step;
     this.#rows = rows;
     this.#config = config;
     this.#backend = backend;
+    this.#time = time;
   }
 
   begin(layer: number, tensors: AttentionTensors, options: AttendOptions): void {
@@ -59,7 +72,7 @@ class HostAttention implements LayerAttention {
     this.#backend.toHost(qkv, rows * stride);
     const keys = { data: qkv.host, offset: queryHeads * headDim, stride };
     const values = { data: qkv.host, offset: (queryHeads + kvHeads) * headDim, stride };
-    this.#step.append(layer, keys, values);
+    this.#timed(() => this.#step.append(layer, keys, values));
     this.#begun = { tensors, options };
   }
 
@@ -69,9 +82,16 @@ class HostAttention implements LayerAttention {
     const { qkv, output } = tensors;
     const width = queryHeads * headDim;
     const queries = { data: qkv.host, offset: 0, stride: width + 2 * kvHeads * headDim };
-    this.#step.attend(layer, queries, { data: output.host, offset: 0, stride: width }, options);
+    const rows = { data: output.host, offset: 0, stride: width };
+    this.#timed(() => this.#step.attend(layer, queries, rows, options));
     this.#backend.toDevice(output, this.#rows * width);
   }
 
   end(): void {}
+
+  #timed(run: () => void): void {
+    const start = performance.now();
+    run();
+    this.#time.attendMs += performance.now() - start;
+  }
 }

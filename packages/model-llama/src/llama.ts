@@ -36,6 +36,8 @@ export class Llama implements Disposable {
   readonly config: LlamaConfig;
   /** Rows of all entries of a step, at most. */
   readonly maxRows: number;
+  /** Milliseconds that the host's caches took so far: keys and values written, keys chosen and attended to. */
+  attendMs = 0;
   readonly #backend: Backend;
   readonly #cache: Pick<KvCache, 'step'>;
   readonly #weights: LlamaWeights;
@@ -107,7 +109,7 @@ export class Llama implements Disposable {
     const keysRead = new Float64Array(entries.some(({ attention }) => attention) ? rows : 0);
 
     const taps = new StepTaps(entries, config, backend);
-    const attention = layerAttention(step, rows, config, backend);
+    const attention = layerAttention(step, rows, config, backend, this);
     backend.embed(x, this.#weights.embedding, tokens);
     this.#rope.fill(backend, rotations, positions, contexts);
     for (const [layer, weights] of this.#weights.layers.entries()) {

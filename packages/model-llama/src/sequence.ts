@@ -1,8 +1,8 @@
-import type { ForwardTrace, GenerationEvent } from './api.js';
+import type { ForwardTrace, GenerationEvent, TimeSplit } from './api.js';
 import type { AttentionPolicy, SequenceAttention } from './attention-policy.js';
 import type { TokenStream } from './checkpoint.js';
 import type { TraceRecorder } from './forward-trace.js';
-import type { HostTimes, KvSequence } from './kv-cache.js';
+import type { KvSequence } from './kv-cache.js';
 import type { PrefixNode } from './prefix-cache.js';
 import type { Sampler } from './sampler.js';
 import type { StopStrings } from './stop-strings.js';
@@ -73,8 +73,8 @@ export class Sequence {
   admitted = 0;
   /** First decode step: prompt and tables are done. */
   decoding = 0;
-  /** The cache's times then. */
-  hostTimes: HostTimes | undefined;
+  /** The engine's times then. */
+  decodingSince: TimeSplit | undefined;
 
   constructor(options: SequenceOptions) {
     this.id = options.id;

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from 'vitest';
+import type { TimeSplit } from '../src/api.js';
 import type { AttentionPolicy } from '../src/attention-policy.js';
 import { densePolicy } from '../src/dense-policy.js';
 import { GenerationFailedError } from '../src/engine-errors.js';
@@ -124,6 +125,38 @@ describe('streams', () => {
     expect(Math.max(...waits)).toBeLessThanOrEqual(60);
     // And it was not cut much finer than that: 137 tokens take 60 ms with the stream's.
     expect(waits.length - 2).toBeLessThanOrEqual(2.5 * Math.ceil(900 / 137));
+  });
+});
+
+describe('time', () => {
+  it('is told apart by what it went to, of a request and in all', async () => {
+    let clock = 1;
+    vi.spyOn(performance, 'now').mockImplementation(() => clock);
+    const { engine, llama, cache } = await referenceEngine(model);
+    const open = cache.step.bind(cache);
+    cache.step = (entries) => {
+      const step = open(entries);
+      const attend = step.attend.bind(step);
+      step.attend = (...args) => {
+        clock += 3;
+        attend(...args);
+      };
+      return step;
+    };
+    const run = llama.forward.bind(llama);
+    llama.forward = (entries) => {
+      clock += 10;
+      return run(entries);
+    };
+    const listened = { onError() {}, onEvent: vi.fn(() => void (clock += 1)) };
+    engine.submit(1, { prompt: model.prompt, maxTokens: 5, ignoreEos: true }, listened);
+    while (engine.step());
+    const end = listened.onEvent.mock.lastCall as unknown as [{ timing: { split: TimeSplit } }];
+    vi.restoreAllMocks();
+    const { layers } = model.config;
+    // The first of the five tokens comes out of the prompt's step; what comes after the last one is not counted.
+    expect(end[0].timing.split).toEqual({ denseMs: 4 * 10, attendMs: 4 * 3 * layers, indexMs: 0, otherMs: 3 });
+    expect(engine.stats.times).toEqual({ denseMs: 5 * 10, attendMs: 5 * 3 * layers, indexMs: 0, otherMs: 7 });
   });
 });
 

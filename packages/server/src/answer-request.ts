@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { GenerateOptions, GenerationEvent, LlamaModel } from '@magicpig/model-llama';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Metrics } from './metrics.js';
 import { type Report, reportOf, type Usage, usageOf } from './report.js';
 import type { Answer, Piece, ResponseFormat } from './response-format.js';
 import type { RunningRequests } from './running-requests.js';
@@ -26,10 +27,16 @@ export interface Job {
   includeUsage: boolean;
 }
 
+/** What jobs run on. */
+export interface JobContext {
+  model: LlamaModel;
+  running: RunningRequests;
+  metrics: Metrics;
+}
+
 /** Runs a job on the model and returns the whole response, or the event stream. */
 export async function answerRequest(
-  model: LlamaModel,
-  running: RunningRequests,
+  { model, running, metrics }: JobContext,
   request: FastifyRequest,
   reply: FastifyReply,
   job: Job,
@@ -46,7 +53,7 @@ export async function answerRequest(
     model: model.info.name,
     system_fingerprint: `magicpig-${model.info.backend}-${model.info.weights}`,
   };
-  const events = model.generate(job.prompt, { ...job.options, signal })[Symbol.asyncIterator]();
+  const events = metrics.watch(model.generate(job.prompt, { ...job.options, signal }), signal);
   // Refusals come before the first event, while the response can still have the status that they deserve.
   const first = await events.next().catch((error) => {
     throw signal.aborted ? signal.reason : toApiError(error, format.promptField);

@@ -5,6 +5,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOpt
 import { ApiError } from './api-error.js';
 import type { SamplingDefaults } from './generate-options.js';
 import { addHealthRoute } from './health-route.js';
+import { Metrics } from './metrics.js';
 import { addOpenAiRoutes } from './openai-routes.js';
 import { describeReport } from './report.js';
 import { ClientGoneError, RunningRequests } from './running-requests.js';
@@ -37,7 +38,7 @@ export interface ServerOptions {
 
 /**
  * An OpenAI-compatible HTTP server over a loaded model: `/v1/chat/completions`, `/v1/completions`, `/v1/models`,
- * `/health`, and a chat page at `/`.
+ * `/health`, `/metrics` for Prometheus, and a chat page at `/`.
  *
  * @returns a fastify instance that is not listening yet: `await server.listen({ port: 8080 })`. `server.close()` answers
  *   new requests with status 503, lets running ones finish for `graceMs`, and ends the others with an error event.
@@ -45,6 +46,7 @@ export interface ServerOptions {
 export function createServer(options: ServerOptions): FastifyInstance {
   const { model, defaults = {}, apiKey, graceMs = 5000, healthTimeoutMs = 60_000 } = options;
   const running = new RunningRequests();
+  const metrics = new Metrics(model);
   const app = Fastify({
     logger: options.logger ?? false,
     logController: new LogController({ disableRequestLogging: true }), // logRequests says it in one line
@@ -84,12 +86,14 @@ export function createServer(options: ServerOptions): FastifyInstance {
       addOpenAiRoutes(v1, {
         model,
         running,
+        metrics,
         defaults: { sampling: defaults.sampling ?? {}, attention: defaults.attention },
       });
     },
     { prefix: '/v1' },
   );
   addHealthRoute(app, model, { attention: defaults.attention, timeoutMs: healthTimeoutMs });
+  app.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()));
   app.get('/', async (_request, reply) => {
     reply.header('content-security-policy', webPage.contentSecurityPolicy);
     return reply.type('text/html; charset=utf-8').send(webPage.html);

@@ -1,6 +1,5 @@
-import type { LlamaModel } from '@magicpig/model-llama';
 import type { FastifyInstance } from 'fastify';
-import { answerRequest } from './answer-request.js';
+import { answerRequest, type JobContext } from './answer-request.js';
 import { ApiError } from './api-error.js';
 import { chatFormat } from './chat-format.js';
 import { chatMessages } from './chat-messages.js';
@@ -13,20 +12,18 @@ import {
   chatRequestSchema,
   completionRequestSchema,
 } from './request-schema.js';
-import type { RunningRequests } from './running-requests.js';
 
 /** OpenAI's default for the completions endpoint; chats may go on until the context is full. */
 const DEFAULT_COMPLETION_TOKENS = 16;
 
 /** What the routes work with. */
-export interface RouteContext {
-  model: LlamaModel;
-  running: RunningRequests;
+export interface RouteContext extends JobContext {
   defaults: GenerationDefaults;
 }
 
 /** Adds the routes of OpenAI's API, without their prefix `/v1`. */
-export function addOpenAiRoutes(app: FastifyInstance, { model, running, defaults }: RouteContext): void {
+export function addOpenAiRoutes(app: FastifyInstance, { defaults, ...context }: RouteContext): void {
+  const { model } = context;
   const modelObject = {
     id: model.info.name,
     object: 'model',
@@ -49,7 +46,7 @@ export function addOpenAiRoutes(app: FastifyInstance, { model, running, defaults
       const { body } = request;
       requireModel(body.model);
       const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? undefined;
-      return answerRequest(model, running, request, reply, {
+      return answerRequest(context, request, reply, {
         prompt: { messages: chatMessages(body), ...(body.tools?.length ? { tools: body.tools } : {}) },
         options: generateOptions(body, maxTokens, defaults),
         format: chatFormat({ logprobs: body.logprobs ?? false }),
@@ -66,7 +63,7 @@ export function addOpenAiRoutes(app: FastifyInstance, { model, running, defaults
     async (request, reply) => {
       const { body } = request;
       requireModel(body.model);
-      return answerRequest(model, running, request, reply, {
+      return answerRequest(context, request, reply, {
         prompt: completionPrompt(body),
         options: generateOptions(body, body.max_tokens ?? DEFAULT_COMPLETION_TOKENS, defaults),
         format: completionFormat({ logprobs: body.logprobs === 0 }),

@@ -1,4 +1,4 @@
-import type { GenerationEvent } from '@magicpig/model-llama';
+import type { GenerationEvent, TimeSplit } from '@magicpig/model-llama';
 
 type EndEvent = Extract<GenerationEvent, { type: 'end' }>;
 
@@ -22,8 +22,8 @@ export interface Report {
   decodeMs: number;
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
-  /** With a device: what the host did meanwhile, in milliseconds. */
-  host?: { waitMs: number; appendMs: number; attendMs: number };
+  /** Where the time of the answer's steps went, other requests in the same steps included. */
+  split: TimeSplit;
 }
 
 /** OpenAI's token counts. */

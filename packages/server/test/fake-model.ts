@@ -148,6 +148,7 @@ export class FakeModel implements LlamaModel {
           decodeMs: 30,
           prefillTokensPerSecond: 900,
           decodeTokensPerSecond: 41.25,
+          split: { denseMs: 20, attendMs: 7, indexMs: 2, otherMs: 1 },
         },
       };
     } finally {
@@ -186,6 +187,7 @@ export class FakeModel implements LlamaModel {
       cacheBytesUsed: this.running * 1024,
       prefixBytes: 512,
       cacheBytes: this.info.cacheBytes,
+      times: { denseMs: 2000, attendMs: 700, indexMs: 200, otherMs: 100 },
       stepMs: this.stepMs,
       ...(this.failure !== undefined && { failure: this.failure }),
     };

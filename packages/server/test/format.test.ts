@@ -49,6 +49,7 @@ test('a report in words', () => {
     decodeMs: 500,
     prefillTokensPerSecond: 858.9,
     decodeTokensPerSecond: 78.04,
+    split: { denseMs: 400, attendMs: 80, indexMs: 10, otherMs: 10 },
   };
   const speeds = '6012 prompt tokens at 859 tok/s, 40 answered at 78.0 tok/s';
   expect(describeReport(report, usage)).toBe(
