@@ -1,5 +1,5 @@
 // Hashing and tables, beside @magicpig/lsh.
-import { SimHashTables } from '@magicpig/lsh';
+import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
 import { expect, it } from 'vitest';
 import {
   columnMean,
@@ -73,6 +73,26 @@ onDevices((bench) => {
       expect(candidates).toBeGreaterThan(20);
     },
   );
+
+  it.each(['gaussian', 'hadamard'] as const)('gives every code of @magicpig/lsh: %s', (projection) => {
+    const { device, stream, normals, f32 } = bench;
+    for (const [dim, bits, tables, rows] of [
+      [64, 10, 40, 60],
+      [80, 16, 9, 50],
+      [128, 12, 20, 40],
+      [256, 7, 30, 30],
+    ] as const) {
+      const sizes = { dim, bits, tables, projection };
+      const x = normals(rows * dim).map((value, i) => value * (0.5 + (i % 7)));
+      const projections = device.array('i8', projectionLength(sizes));
+      simhashProjections(stream, { out: projections, ...sizes, seed: 2 ** 50 + dim });
+      const codes = device.array('u16', rows * tables);
+      simhash(stream, { codes, x: f32(x), rows, projections, ...sizes });
+      const expected = new SimHashProjection({ dim, bits, tables, seed: 2 ** 50 + dim, kind: projection }).hash(x);
+      const differing = codes.read().reduce((count, code, i) => count + (code === expected[i] ? 0 : 1), 0);
+      expect(differing).toBe(0);
+    }
+  });
 
   it('counts vectors that are not finite', () => {
     const { device, stream, normals, f32, i32 } = bench;
