@@ -23,7 +23,7 @@ constexpr size_t kHistogramKeys = 2048;
 constexpr size_t kLeastHistogramLanes = 8;
 // Bins of which all keys are counted, at most, and what share of the keys they may hold.
 constexpr int kExactBins = 16;
-constexpr uint64_t kExactShare = 64;
+constexpr uint64_t kExactShare = 256;
 // What `**` makes of a score stays below this: sums of it do not overflow.
 constexpr double kLargestGain = 1 << 14;
 
@@ -232,7 +232,7 @@ size_t KeySketch::Count(size_t n, const uint8_t* depths, const int32_t* tops, in
     counts[bin] *= static_cast<uint32_t>(bin < exact ? 0 : kSketchKeys / lanes);
   }
   chunks([&](const uint8_t* chunk, size_t keys, int32_t offset) {
-    if (offset < exact) sketch_.count_top(chunk, keys, exact - offset, counts + offset);
+    if (offset < exact) sketch_.count_top(chunk, keys, static_cast<uint8_t>(exact - offset), counts + offset);
   });
   for (int bin = 0; bin < kSketchBins; ++bin) sum += counts[bin];
   return sum;

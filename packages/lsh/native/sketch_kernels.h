@@ -20,7 +20,7 @@
 //
 // Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16 or 8 of every 64 are counted (while n is
 // below 4,096, 8,192 and 16,384, and beyond), each for as many as it stands for; but those of the first e bins all are, e <= 16 being the
-// most bins that hold at most a 64th of the counted keys: few keys of large weights make much of the sum.
+// most bins that hold at most a 256th of the counted keys: few keys of large weights make much of the sum.
 //
 // Draws. The counts and the budget give tau and floor (sketch_plan.h), and the first bin with tau (w + floor) <= 1, w = e^(-(M - S) / 4);
 // base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the
@@ -115,8 +115,8 @@ struct SketchKernels {
   // wait for the one before.
   void (*histogram)(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]);
 
-  // counts [below] += how many of depths [n] are each of 0 .. below - 1; below is at most 255.
-  void (*count_top)(const uint8_t* depths, size_t n, int32_t below, uint32_t* counts);
+  // counts [below] += how many of depths [n] are each of 0 .. below - 1.
+  void (*count_top)(const uint8_t* depths, size_t n, uint8_t below, uint32_t* counts);
 
   // words [n]: upper halves of the random words of keys first .. first + n - 1. first and n are multiples of kSketchKeys.
   void (*words)(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words);

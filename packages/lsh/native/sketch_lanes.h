@@ -143,15 +143,23 @@ inline void SketchHistogram(const uint8_t* depths, size_t n, size_t lanes, int32
   }
 }
 
-inline void SketchCountTop(const uint8_t* depths, size_t n, int32_t below, uint32_t* counts) {
+inline void SketchCountTop(const uint8_t* depths, size_t n, uint8_t below, uint32_t* counts) {
   for (size_t first = 0; first < n; first += kSketchKeys) {
     const uint8_t* block = depths + first;
-    uint8_t any = 0;
-    for (size_t i = 0; i < kSketchKeys; ++i) any |= static_cast<uint8_t>(block[i] < below);
+    uint8_t found[kSketchKeys], any = 0;
+    for (size_t i = 0; i < kSketchKeys; ++i) {
+      found[i] = block[i] < below;
+      any |= found[i];
+    }
     if (any == 0) continue;
     const size_t count = kSketchKeys < n - first ? kSketchKeys : n - first;
-    for (size_t i = 0; i < count; ++i) {
-      if (block[i] < below) ++counts[block[i]];
+    for (size_t part = 0; part < count; part += sizeof(uint64_t)) {
+      uint64_t eight;
+      std::memcpy(&eight, found + part, sizeof(eight));
+      if (eight == 0) continue;
+      for (size_t i = part; i < part + sizeof(eight) && i < count; ++i) {
+        if (found[i]) ++counts[block[i]];
+      }
     }
   }
 }

@@ -23,7 +23,7 @@ const LOWER_DOMAIN = 4;
 const HISTOGRAM_KEYS = 2048;
 const LEAST_HISTOGRAM_LANES = 8;
 const EXACT_BINS = 16;
-const EXACT_SHARE = 64;
+const EXACT_SHARE = 256;
 
 class TypeScriptSketch implements EngineSketch {
   readonly #options: EngineSketchOptions;

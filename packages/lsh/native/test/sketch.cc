@@ -167,7 +167,7 @@ void MeasuresDepthsByDefinition(const SketchKernels& kernels) {
         CHECK(kernels.depths(sums.data(), factors.data(), n, scale, depths.data()) == largest);
         for (size_t i = 0; i < n; ++i) CHECK(depths[i] == std::min(largest - expected[i], 255));
 
-        for (const int below : {1, 16, 255}) {
+        for (const uint8_t below : {1, 16, 255}) {
           std::vector<uint32_t> counts(below), exact(below);
           kernels.count_top(depths.data(), n, below, counts.data());
           for (size_t i = 0; i < n; ++i) {
