@@ -15,17 +15,7 @@ constexpr int kChunks = kDepth / 8;
 constexpr int kTileBytes = kTile * kDepth * 2;
 constexpr int kWarpRows = 64, kWarpColumns = 32;
 
-// Starts the copy of rows [first, first + 128) x columns [k, k + 64) of a [rows][inputs] matrix; zeros where it ends.
-__device__ __forceinline__ void load_tile(uint4* tile, const bf16* matrix, int64_t first, int64_t rows, int k, int inputs) {
-#pragma unroll
-  for (int i = threadIdx.x; i < kTile * kChunks; i += kThreads) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const bool valid = first + row < rows && k + chunk * 8 < inputs;
-    copy_async(tile + swizzled_chunk(row, chunk, kChunks), valid ? matrix + (first + row) * inputs + k + chunk * 8 : matrix, valid);
-  }
-}
-
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     gemm_kernel(float* out, const bf16* x, const bf16* weight, const float* bias, int rows, int outputs, int inputs, bool accumulate) {
   uint4* shared = dynamic_shared<uint4>();
   const auto x_tile = [&](int stage) { return shared + stage * 2 * (kTileBytes / kChunkBytes); };
@@ -36,13 +26,32 @@ __global__ void __launch_bounds__(kThreads)
   const int warp_row = warp / 4 * kWarpRows, warp_column = warp % 4 * kWarpColumns;
   const int steps = static_cast<int>(ceil_div(inputs, kDepth));
 
+  // A thread copies one chunk of every kStep-th row of both tiles. All its rows are swizzled alike.
+  constexpr int kStep = kThreads / kChunks;
+  static_assert(kStep % 8 == 0);
+  const int own_row = static_cast<int>(threadIdx.x) / kChunks, own_chunk = static_cast<int>(threadIdx.x) % kChunks;
+  const int own_place = swizzled_chunk(own_row, own_chunk, kChunks);
+  const bf16* own_x = x + (first_row + own_row) * inputs + own_chunk * 8;
+  const bf16* own_weight = weight + (first_output + own_row) * inputs + own_chunk * 8;
+  const int64_t x_rows = rows - first_row - own_row, weight_rows = outputs - first_output - own_row;  // from the thread's first on
   const auto load = [&](int step) {
     if (step < steps) {
-      load_tile(x_tile(step % kStages), x, first_row, rows, step * kDepth, inputs);
-      load_tile(w_tile(step % kStages), weight, first_output, outputs, step * kDepth, inputs);
+      const bool live = step * kDepth + own_chunk * 8 < inputs;  // zeros where the matrix ends
+      uint4* xs = x_tile(step % kStages) + own_place;
+      uint4* ws = w_tile(step % kStages) + own_place;
+#pragma unroll
+      for (int row = 0; row < kTile; row += kStep) {
+        const int64_t offset = static_cast<int64_t>(row) * inputs + step * kDepth;
+        copy_async(xs + row * kChunks, own_x + offset, live && row < x_rows);
+        copy_async(ws + row * kChunks, own_weight + offset, live && row < weight_rows);
+      }
     }
     commit_copies();  // an empty group at the end keeps the count of groups that wait_copies relies on
   };
+
+  // What the lane points at in a block of 16 rows of each tile, columns 0..15.
+  const int a_place = swizzled_chunk(a_block_row(lane), a_block_chunk(lane), kChunks);
+  const int b_place = swizzled_chunk(b_block_row(lane), b_block_chunk(lane), kChunks);
 
   float acc[kWarpRows / 16][kWarpColumns / 8][4] = {};
   for (int step = 0; step < kStages - 1; ++step) load(step);
@@ -57,11 +66,11 @@ __global__ void __launch_bounds__(kThreads)
       uint32_t a[kWarpRows / 16][4], b[kWarpColumns / 16][4];
 #pragma unroll
       for (int i = 0; i < kWarpRows / 16; ++i) {
-        load_matrices(a[i], xs + swizzled_chunk(warp_row + i * 16 + a_block_row(lane), k * 2 + a_block_chunk(lane), kChunks));
+        load_matrices(a[i], xs + further_chunks(a_place, k) + (warp_row + i * 16) * kChunks);
       }
 #pragma unroll
       for (int j = 0; j < kWarpColumns / 16; ++j) {
-        load_matrices(b[j], ws + swizzled_chunk(warp_column + j * 16 + b_block_row(lane), k * 2 + b_block_chunk(lane), kChunks));
+        load_matrices(b[j], ws + further_chunks(b_place, k) + (warp_column + j * 16) * kChunks);
       }
 #pragma unroll
       for (int i = 0; i < kWarpRows / 16; ++i) {
