@@ -6,10 +6,15 @@
 
 #include <cstddef>
 
+#include "float16.h"
 #include "kernels.h"
 
 namespace magicpig::cpu {
 namespace {
+
+inline void RoundRowToBf16(const float* values, size_t count, uint16_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = FloatToBf16(values[i]);
+}
 
 template <typename V>
 void Swiglu(const float* sums, size_t count, float* out) {

@@ -66,11 +66,10 @@ using Multiply = void (*)(const std::byte* tile, int rows, const PanelPart& part
 struct Kernels {
   InputKernels inputs[kInputFormats];  // by InputFormat
   Multiply multiply[kPanelFormats];    // by PanelFormat
-  // Packs `cols` columns of kPanel rows (kPanel, kMaxBlockValues), row-major, into a part of a panel.
-  void (*pack_panel_f32)(const float* rows, size_t cols, void* panel);
-  void (*pack_panel_bf16)(const float* rows, size_t cols, void* panel);
   // Values first .. first + count of a row of a checkpoint, as float32; multiples of the type's block.
   void (*dequantize)(SourceType type, const uint8_t* row, size_t first, size_t count, float* out);
+  // out[i] = values[i] in bfloat16, to nearest even.
+  void (*round_to_bf16)(const float* values, size_t count, uint16_t* out);
   // Values first .. first + count of the stream of a seed (random_normal.h); multiples of 4.
   void (*random_normal)(uint64_t seed, uint64_t first, size_t count, float std, float mean, float* out);
   // out[i] = silu(sums[i]) * sums[kPanel / 2 + i] for i < count <= kPanel / 2.

@@ -18,7 +18,6 @@
 #include "multiply_floats.h"
 #include "multiply_quantised.h"
 #include "pack_inputs.h"
-#include "pack_panels.h"
 #include "peaks.h"
 #include "random_normal.h"
 
@@ -42,9 +41,8 @@ constexpr Kernels MakeKernels() {
           MultiplyQuantised<Q, PanelFormat::kQ4Min>,
           MultiplyQuantised<Q, PanelFormat::kQ6>,
       },
-      PackPanelF32,
-      PackPanelBf16,
       DequantizeRow,
+      RoundRowToBf16,
       RandomNormal,
       Swiglu<V>,
       LogSumExp<V>,

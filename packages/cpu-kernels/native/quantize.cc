@@ -7,26 +7,25 @@
 namespace magicpig::cpu {
 namespace {
 
-constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
+constexpr uint64_t kLowNibbles = 0x0f0f0f0f0f0f0f0f;
 constexpr uint32_t kLowPairs = 0x03030303;
 
 uint32_t WordAt(const uint8_t* bytes, size_t index) { return LoadAs<uint32_t>(bytes + 4 * index); }
 
+// Nibbles of eight bytes, in the low halves of which they are, the second four beside the first: see kQ4 in formats.h.
+uint32_t Beside(uint64_t nibbles) { return static_cast<uint32_t>(nibbles | nibbles >> 28); }
+
 // Nibbles of 32 values, each in the low or the high half of a byte of its own.
 void NibblesOfBytes(const uint8_t* bytes, int half, uint32_t* words) {
-  for (size_t i = 0; i < 4; ++i) {
-    const uint32_t even = WordAt(bytes, 2 * i) >> (4 * half) & kLowNibbles;
-    const uint32_t odd = WordAt(bytes, 2 * i + 1) >> (4 * half) & kLowNibbles;
-    words[i] = even | odd << 4;
-  }
+  for (size_t i = 0; i < 4; ++i) words[i] = Beside(LoadAs<uint64_t>(bytes + 8 * i) >> (4 * half) & kLowNibbles);
 }
 
 // Nibbles of ggml's blocks of 32: in 16 bytes, values 0..15 in the low halves and 16..31 in the high ones.
 void NibblesOfHalves(const uint8_t* bytes, uint32_t* words) {
   for (size_t i = 0; i < 2; ++i) {
-    const uint32_t even = WordAt(bytes, 2 * i), odd = WordAt(bytes, 2 * i + 1);
-    words[i] = (even & kLowNibbles) | (odd & kLowNibbles) << 4;
-    words[i + 2] = (even >> 4 & kLowNibbles) | (odd & ~kLowNibbles);
+    const uint64_t both = LoadAs<uint64_t>(bytes + 8 * i);
+    words[i] = Beside(both & kLowNibbles);
+    words[i + 2] = Beside(both >> 4 & kLowNibbles);
   }
 }
 
@@ -70,6 +69,76 @@ Range RangeOf(const float* weights) {
   return {*std::min_element(least, least + kLanes), *std::max_element(most, most + kLanes)};
 }
 
+// Block `index` of a row of each type, its values kept.
+
+void RepackQ8_0(const uint8_t* row, size_t index, QuantBlock* block) {
+  const uint8_t* p = row + index * 34;
+  block->halves[0] = LoadAs<uint16_t>(p);
+  for (size_t i = 0; i < 8; ++i) block->words[i] = WordAt(p + 2, i) ^ 0x80808080u;  // plus 128
+}
+
+void RepackQ4_0(const uint8_t* row, size_t index, QuantBlock* block) {
+  const uint8_t* p = row + index * 18;
+  block->halves[0] = LoadAs<uint16_t>(p);
+  block->halves[1] = FloatToF16(-8 * LoadF16(p));  // the minimum, for kQ4Min
+  NibblesOfHalves(p + 2, block->words);
+}
+
+void RepackQ4_0InBytes(const uint8_t* row, size_t index, QuantBlock* block) {
+  const uint8_t* p = row + index * 18;
+  block->halves[0] = LoadAs<uint16_t>(p);
+  constexpr uint32_t kNibbles = static_cast<uint32_t>(kLowNibbles);
+  for (size_t i = 0; i < 4; ++i) {
+    block->words[i] = (WordAt(p + 2, i) & kNibbles) + 0x78787878u;  // plus 120
+    block->words[i + 4] = (WordAt(p + 2, i) >> 4 & kNibbles) + 0x78787878u;
+  }
+}
+
+void RepackQ4_1(const uint8_t* row, size_t index, QuantBlock* block) {
+  const uint8_t* p = row + index * 20;
+  block->halves[0] = LoadAs<uint16_t>(p);
+  block->halves[1] = LoadAs<uint16_t>(p + 2);
+  NibblesOfHalves(p + 4, block->words);
+}
+
+void RepackQ4_K(const uint8_t* row, size_t index, QuantBlock* block) {
+  const uint8_t* p = row + index / 8 * 144;
+  const int part = static_cast<int>(index % 8);
+  int scale, min;
+  ScaleAndMin(p + 4, part, &scale, &min);
+  block->halves[0] = FloatToF16(LoadF16(p) * static_cast<float>(scale));
+  block->halves[1] = FloatToF16(-LoadF16(p + 2) * static_cast<float>(min));
+  NibblesOfBytes(p + 16 + part / 2 * 32, part % 2, block->words);
+}
+
+void RepackQ6_K(const uint8_t* row, size_t index, QuantBlock* block) {  // see DecodeQ6_K
+  const uint8_t* p = row + index / 8 * 210;
+  const int half = static_cast<int>(index % 8 / 4), quarter = static_cast<int>(index % 4);
+  const uint8_t* scales = p + 192 + half * 8 + quarter * 2;
+  for (int i = 0; i < 2; ++i) {
+    block->halves[i] = FloatToF16(LoadF16(p + 208) * static_cast<float>(static_cast<int8_t>(scales[i])));
+  }
+  NibblesOfBytes(p + half * 64 + quarter % 2 * 32, quarter / 2, block->words);
+  const uint8_t* pairs = p + 128 + half * 32;
+  for (size_t i = 0; i < 2; ++i) {
+    uint32_t word = 0;
+    for (size_t j = 0; j < 4; ++j) word |= (WordAt(pairs, 4 * i + j) >> (2 * quarter) & kLowPairs) << (2 * j);
+    block->words[4 + i] = word;
+  }
+}
+
+// `kWords` words and `kHalves` halves of each of kHalfPanel blocks, interleaved.
+template <size_t kWords, size_t kHalves>
+void Interleave(const QuantBlock* blocks, size_t stride, std::byte* packed) {
+  uint32_t* words = reinterpret_cast<uint32_t*>(packed);
+  uint16_t* halves = reinterpret_cast<uint16_t*>(words + kWords * kHalfPanel);
+  for (size_t lane = 0; lane < kHalfPanel; ++lane) {
+    const QuantBlock& block = blocks[lane * stride];
+    for (size_t i = 0; i < kWords; ++i) words[i * kHalfPanel + lane] = block.words[i];
+    for (size_t i = 0; i < kHalves; ++i) halves[i * kHalfPanel + lane] = block.halves[i];
+  }
+}
+
 }  // namespace
 
 PanelFormat QuantisedFormat(WeightFormat wanted, SourceType type) {
@@ -101,61 +170,22 @@ bool RepacksInto(SourceType type, PanelFormat format) {
   }
 }
 
-void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat format, QuantBlock* block) {
+void RepackRow(SourceType type, const uint8_t* row, size_t first, size_t count, PanelFormat format, QuantBlock* blocks) {
+  const auto each = [&](auto repack) {
+    for (size_t i = 0; i < count; ++i) repack(row, first + i, &blocks[i]);
+  };
   switch (type) {
-    case SourceType::kQ8_0: {
-      const uint8_t* p = row + index * 34;
-      block->halves[0] = LoadAs<uint16_t>(p);
-      for (size_t i = 0; i < 8; ++i) block->words[i] = WordAt(p + 2, i) ^ 0x80808080u;  // plus 128
-      break;
-    }
-    case SourceType::kQ4_0: {
-      const uint8_t* p = row + index * 18;
-      block->halves[0] = LoadAs<uint16_t>(p);
-      block->halves[1] = FloatToF16(-8 * LoadF16(p));
+    case SourceType::kQ8_0: each(RepackQ8_0); break;
+    case SourceType::kQ4_0:
       if (format == PanelFormat::kQ8) {
-        for (size_t i = 0; i < 4; ++i) {
-          block->words[i] = (WordAt(p + 2, i) & kLowNibbles) + 0x78787878u;  // plus 120
-          block->words[i + 4] = (WordAt(p + 2, i) >> 4 & kLowNibbles) + 0x78787878u;
-        }
+        each(RepackQ4_0InBytes);
       } else {
-        NibblesOfHalves(p + 2, block->words);
+        each(RepackQ4_0);
       }
       break;
-    }
-    case SourceType::kQ4_1: {
-      const uint8_t* p = row + index * 20;
-      block->halves[0] = LoadAs<uint16_t>(p);
-      block->halves[1] = LoadAs<uint16_t>(p + 2);
-      NibblesOfHalves(p + 4, block->words);
-      break;
-    }
-    case SourceType::kQ4_K: {
-      const uint8_t* p = row + index / 8 * 144;
-      const int part = static_cast<int>(index % 8);
-      int scale, min;
-      ScaleAndMin(p + 4, part, &scale, &min);
-      block->halves[0] = FloatToF16(LoadF16(p) * static_cast<float>(scale));
-      block->halves[1] = FloatToF16(-LoadF16(p + 2) * static_cast<float>(min));
-      NibblesOfBytes(p + 16 + part / 2 * 32, part % 2, block->words);
-      break;
-    }
-    default: {  // kQ6_K: see DecodeQ6_K
-      const uint8_t* p = row + index / 8 * 210;
-      const int half = static_cast<int>(index % 8 / 4), quarter = static_cast<int>(index % 4);
-      const uint8_t* scales = p + 192 + half * 8 + quarter * 2;
-      for (int i = 0; i < 2; ++i) {
-        block->halves[i] = FloatToF16(LoadF16(p + 208) * static_cast<float>(static_cast<int8_t>(scales[i])));
-      }
-      NibblesOfBytes(p + half * 64 + quarter % 2 * 32, quarter / 2, block->words);
-      const uint8_t* pairs = p + 128 + half * 32;
-      for (size_t i = 0; i < 2; ++i) {
-        uint32_t word = 0;
-        for (size_t j = 0; j < 4; ++j) word |= (WordAt(pairs, 4 * i + j) >> (2 * quarter) & kLowPairs) << (2 * j);
-        block->words[4 + i] = word;
-      }
-      break;
-    }
+    case SourceType::kQ4_1: each(RepackQ4_1); break;
+    case SourceType::kQ4_K: each(RepackQ4_K); break;
+    default: each(RepackQ6_K); break;
   }
 }
 
@@ -175,14 +205,11 @@ void QuantiseBlock(const float* weights, PanelFormat format, QuantBlock* block) 
 }
 
 void PackBlocks(const QuantBlock* blocks, size_t stride, PanelFormat format, std::byte* packed) {
-  const size_t words = format == PanelFormat::kQ8 ? 8 : format == PanelFormat::kQ6 ? 6 : 4;
-  const size_t halves = (QuantBlockBytes(format) - words * 4 * kHalfPanel) / (2 * kHalfPanel);
-  uint8_t* out = reinterpret_cast<uint8_t*>(packed);
-  for (size_t word = 0; word < words; ++word) {
-    for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 4) memcpy(out, &blocks[lane * stride].words[word], 4);
-  }
-  for (size_t half = 0; half < halves; ++half) {
-    for (size_t lane = 0; lane < kHalfPanel; ++lane, out += 2) memcpy(out, &blocks[lane * stride].halves[half], 2);
+  switch (format) {
+    case PanelFormat::kQ8: Interleave<8, 1>(blocks, stride, packed); break;
+    case PanelFormat::kQ4: Interleave<4, 1>(blocks, stride, packed); break;
+    case PanelFormat::kQ4Min: Interleave<4, 2>(blocks, stride, packed); break;
+    default: Interleave<6, 2>(blocks, stride, packed); break;
   }
 }
 

@@ -28,8 +28,8 @@ PanelFormat CommonFormat(PanelFormat a, PanelFormat b);
 // an integer, are rounded to halves).
 bool RepacksInto(SourceType type, PanelFormat format);
 
-// Block `index` (32 inputs) of a row, for a type and format that repack.
-void RepackBlock(SourceType type, const uint8_t* row, size_t index, PanelFormat format, QuantBlock* block);
+// Blocks first .. first + count (of 32 inputs) of a row, for a type and format that repack.
+void RepackRow(SourceType type, const uint8_t* row, size_t first, size_t count, PanelFormat format, QuantBlock* blocks);
 
 // Rounds 32 weights into a block.
 void QuantiseBlock(const float* weights, PanelFormat format, QuantBlock* block);

@@ -1,6 +1,7 @@
 #include "weight.h"
 
 #include <magicpig/thread_pool.h>
+#include <string.h>
 
 #include <algorithm>
 #include <utility>
@@ -24,6 +25,22 @@ size_t RowAt(const Weight& weight, size_t panel, size_t lane) {
   return lane < width ? output : weight.outputs() + output;  // the lanes past the width are those of up
 }
 
+// A row of a checkpoint's tensor.
+const uint8_t* RowOf(const Source& source, size_t row, size_t cols) {
+  const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];
+  return source.data + (source.row_order ? source.row_order[row] : row) * (cols / layout.values * layout.bytes);
+}
+
+// Asks for the same values kPanel rows further on, which this thread needs next. Rows are read in pieces, in turns: more streams
+// than processors foresee. A request for what there is not does no harm.
+void PrefetchNextPanel(const Source& source, size_t row, size_t cols, size_t first, size_t count) {
+  const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(RowOf(source, row, cols)) +
+                          (kPanel * cols + first) / layout.values * layout.bytes;
+  const uintptr_t end = begin + count / layout.values * layout.bytes;
+  for (uintptr_t line = begin; line < end; line += kAlignment) __builtin_prefetch(reinterpret_cast<const void*>(line));
+}
+
 // Values first .. first + count of row `row` of a source, as float32.
 void DecodeRow(const Kernels& kernels, const Source& source, size_t row, size_t cols, size_t first, size_t count,
                float* out) {
@@ -31,10 +48,8 @@ void DecodeRow(const Kernels& kernels, const Source& source, size_t row, size_t 
     kernels.random_normal(source.seed, row * cols + first, count, source.std, source.mean, out);
     return;
   }
-  const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];
-  const size_t row_bytes = cols / layout.values * layout.bytes;
-  const size_t from = source.row_order ? source.row_order[row] : row;
-  kernels.dequantize(source.type, source.data + from * row_bytes, first, count, out);
+  PrefetchNextPanel(source, row, cols, first, count);
+  kernels.dequantize(source.type, RowOf(source, row, cols), first, count, out);
 }
 
 // Where the weights of a panel's lanes come from.
@@ -64,20 +79,46 @@ PanelFormat FormatOfPanel(const Weight& weight, const Lane (&lanes)[kPanel]) {
   return format;
 }
 
+// Elements first .. first + count of one output as the panel has them: floats, or bfloat16.
+void FloatElements(const Kernels& kernels, const Lane& lane, size_t cols, size_t first, size_t count, PanelFormat format,
+                   uint32_t* elements) {
+  const size_t bytes = count * (format == PanelFormat::kF32 ? sizeof(float) : sizeof(uint16_t));
+  if (!lane.source) {
+    memset(elements, 0, bytes);
+    return;
+  }
+  const Source& source = *lane.source;
+  if (format == PanelFormat::kF32) {
+    DecodeRow(kernels, source, lane.row, cols, first, count, reinterpret_cast<float*>(elements));
+  } else if (!source.random && source.type == SourceType::kBf16) {
+    PrefetchNextPanel(source, lane.row, cols, first, count);
+    memcpy(elements, RowOf(source, lane.row, cols) + first * sizeof(uint16_t), bytes);
+  } else {
+    float values[kMaxBlockValues];
+    DecodeRow(kernels, source, lane.row, cols, first, count, values);
+    kernels.round_to_bf16(values, count, reinterpret_cast<uint16_t*>(elements));
+  }
+}
+
 void PackFloats(const Kernels& kernels, const Lane (&lanes)[kPanel], size_t cols, PanelFormat format, std::byte* panel) {
-  alignas(64) float rows[kPanel * kMaxBlockValues];  // (kPanel, kMaxBlockValues)
+  // What an output has for one (kF32) or two inputs. A cache line more than needed: outputs at a distance of a power of two would
+  // throw each other out of the cache.
+  constexpr size_t kStride = kMaxBlockValues + kAlignment / sizeof(uint32_t);
+  constexpr size_t kTogether = kAlignment / sizeof(uint32_t);
+  alignas(kAlignment) uint32_t words[kPanel * kStride];
   for (size_t first = 0; first < cols; first += kMaxBlockValues) {
     const size_t count = std::min(kMaxBlockValues, cols - first);
     for (size_t lane = 0; lane < kPanel; ++lane) {
-      float* values = rows + lane * kMaxBlockValues;
-      if (lanes[lane].source) {
-        DecodeRow(kernels, *lanes[lane].source, lanes[lane].row, cols, first, count, values);
-      } else {
-        std::fill(values, values + count, 0.0f);
+      FloatElements(kernels, lanes[lane], cols, first, count, format, words + lane * kStride);
+    }
+    uint32_t* out = reinterpret_cast<uint32_t*>(panel + PanelBytes(format, first));
+    const size_t columns = format == PanelFormat::kF32 ? count : count / 2;
+    for (size_t begin = 0; begin < columns; begin += kTogether) {
+      const size_t end = std::min(columns, begin + kTogether);
+      for (size_t lane = 0; lane < kPanel; ++lane) {
+        for (size_t i = begin; i < end; ++i) out[i * kPanel + lane] = words[lane * kStride + i];
       }
     }
-    (format == PanelFormat::kF32 ? kernels.pack_panel_f32 : kernels.pack_panel_bf16)(rows, count,
-                                                                                     panel + PanelBytes(format, first));
   }
 }
 
@@ -95,12 +136,8 @@ void PackQuantised(const Kernels& kernels, const Lane (&lanes)[kPanel], size_t c
         }
         const Source& source = *lane.source;
         if (!source.random && RepacksInto(source.type, format)) {
-          const BlockLayout layout = kBlockLayouts[static_cast<int>(source.type)];
-          const size_t from = source.row_order ? source.row_order[lane.row] : lane.row;
-          const uint8_t* row = source.data + from * (cols / layout.values * layout.bytes);
-          for (size_t b = 0; b < count / kQuantBlock; ++b) {
-            RepackBlock(source.type, row, first / kQuantBlock + b, format, &blocks[i][b]);
-          }
+          PrefetchNextPanel(source, lane.row, cols, first, count);
+          RepackRow(source.type, RowOf(source, lane.row, cols), first / kQuantBlock, count / kQuantBlock, format, blocks[i]);
         } else {
           float values[kMaxBlockValues];
           DecodeRow(kernels, source, lane.row, cols, first, count, values);

@@ -95,7 +95,6 @@ export async function loadLlamaWeights(
     await setImmediate();
     signal?.throwIfAborted();
     const thing = keep(make());
-    checkpoint.trim(); // or the file's pages would stay beside the weights made of them
     done += 1;
     onProgress?.({ stage: 'load', item, done, total });
     return thing;
@@ -153,6 +152,7 @@ export async function loadLlamaWeights(
         down: await matrix(`${prefix}.mlp.down_proj.weight`, hiddenSize, intermediateSize),
         downBias: bias(`${prefix}.mlp.down_proj.bias`, hiddenSize),
       });
+      checkpoint.trim(); // or the file's pages would stay beside the weights made of them
     }
     return {
       embedding,

@@ -1,11 +1,10 @@
+import { PairRanks } from './pair-ranks.js';
 import type { TokenizerJson } from './tokenizer-json.js';
 
 // Words that are remembered with their ids; text repeats itself. Long ones hardly do.
 const CACHED_WORDS = 16_384;
 const CACHED_LENGTH = 64;
 
-/** Pairs of ids as one number: ids are below 2^24, so that it stays exact. */
-const PAIR = 2 ** 24;
 /** Positions in a word are below this, ranks below 2^21 times it. */
 const POSITION = 2 ** 32;
 
@@ -17,25 +16,30 @@ const POSITION = 2 ** 32;
 export class BytePairEncoder {
   readonly #vocab: ReadonlyMap<string, number>;
   readonly #excluded: ReadonlySet<number>;
-  readonly #options: TokenizerJson['model'];
+  readonly #options: Pick<TokenizerJson['model'], 'fuseUnknown' | 'byteFallback' | 'ignoreMerges'>;
   readonly #unknown: number | undefined;
-  /** Rank of the rule for a pair, and what it makes. */
-  readonly #ranks = new Map<number, number>();
-  readonly #merged: number[] = [];
+  /** Rank of the rule for a pair; what each rule makes. */
+  readonly #ranks: PairRanks;
+  readonly #merged: Int32Array;
   readonly #cache = new Map<string, readonly number[]>();
 
   /** @param excluded Ids that are never made: special tokens. */
   constructor(model: TokenizerJson['model'], excluded: ReadonlySet<number>) {
-    const { vocab, merges, unknown } = model;
-    this.#options = model;
+    const { vocab, merges, unknown, fuseUnknown, byteFallback, ignoreMerges } = model;
+    this.#options = { fuseUnknown, byteFallback, ignoreMerges };
     this.#vocab = vocab;
     this.#excluded = excluded;
     this.#unknown = unknown === undefined ? undefined : vocab.get(unknown);
+    const rules: number[] = []; // left, right, merged of each
     for (const [left, right] of merges) {
       const [leftId, rightId, merged] = [vocab.get(left), vocab.get(right), vocab.get(left + right)];
       if (leftId === undefined || rightId === undefined || merged === undefined || excluded.has(merged)) continue;
-      const key = leftId * PAIR + rightId;
-      if (!this.#ranks.has(key)) this.#ranks.set(key, this.#merged.push(merged) - 1);
+      rules.push(leftId, rightId, merged);
+    }
+    this.#merged = Int32Array.from({ length: rules.length / 3 }, (_, rank) => rules[3 * rank + 2]!);
+    this.#ranks = new PairRanks(this.#merged.length);
+    for (let rank = 0; rank < this.#merged.length; rank += 1) {
+      this.#ranks.add(rules[3 * rank]!, rules[3 * rank + 1]!, rank);
     }
   }
 
@@ -106,7 +110,7 @@ export class BytePairEncoder {
     const consider = (left: number) => {
       const right = next[left]!;
       if (right >= count) return;
-      const rank = this.#ranks.get(symbols[left]! * PAIR + symbols[right]!);
+      const rank = this.#ranks.get(symbols[left]!, symbols[right]!);
       if (rank !== undefined) heap.push(rank * POSITION + left);
     };
     for (let i = 0; i < count - 1; i += 1) consider(i);
@@ -117,7 +121,7 @@ export class BytePairEncoder {
       const right = next[left]!;
       // Either symbol may have become part of another since: then this is no longer the pair that was considered.
       if (right >= count || symbols[left] === GONE) continue;
-      if (this.#ranks.get(symbols[left]! * PAIR + symbols[right]!) !== rank) continue;
+      if (this.#ranks.get(symbols[left]!, symbols[right]!) !== rank) continue;
       symbols[left] = this.#merged[rank]!;
       symbols[right] = GONE;
       const after = next[right]!;

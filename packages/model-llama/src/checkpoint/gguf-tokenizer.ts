@@ -87,7 +87,8 @@ export function ggufTokenizer(metadata: GgufMetadata): TokenizerSource {
   }
   const addedTokens = added(tokens, types);
   const model = metadata.required(key('model'), metadata.string(key('model')));
-  const vocab = new Map(tokens.map((token, id) => [token, id]));
+  const vocab = new Map<string, number>();
+  for (let id = 0; id < tokens.length; id += 1) vocab.set(tokens[id]!, id);
 
   const id = (name: string) => {
     const value = metadata.number(key(name));
@@ -139,7 +140,8 @@ export function ggufTokenizer(metadata: GgufMetadata): TokenizerSource {
 
 function added(tokens: readonly string[], types: ArrayLike<number> | undefined): AddedToken[] {
   const list: AddedToken[] = [];
-  for (const [id, content] of tokens.entries()) {
+  for (let id = 0; id < tokens.length; id += 1) {
+    const content = tokens[id]!;
     const type = types?.[id];
     // Some converters wrote end-of-turn tokens as ordinary or user-defined ones.
     const special = type === CONTROL || type === UNKNOWN || END_TOKENS.has(content);
@@ -157,16 +159,10 @@ function byteLevel(
   addedTokens: AddedToken[],
   pre: PreTokenizer,
 ): TokenizerJson {
-  const merges = metadata.required(key, metadata.strings(key)).map((merge, i) => {
-    const pair = splitMerge(merge);
-    if (pair === undefined)
-      throw metadata.error(key, `has an entry ${i} that is not two tokens: ${JSON.stringify(merge)}`);
-    return pair;
-  });
   return {
     model: {
       vocab,
-      merges,
+      merges: pairs(metadata, key),
       unknown: undefined,
       fuseUnknown: false,
       byteFallback: false,
@@ -178,6 +174,16 @@ function byteLevel(
     decoder: BYTE_LEVEL,
     postProcessor: undefined,
   };
+}
+
+/** Merge rules, split one by one: there are as many as tokens, and none is kept. */
+function* pairs(metadata: GgufMetadata, key: string): Iterable<readonly [string, string]> {
+  for (const [i, merge] of metadata.required(key, metadata.strings(key)).entries()) {
+    const pair = splitMerge(merge);
+    if (pair === undefined)
+      throw metadata.error(key, `has an entry ${i} that is not two tokens: ${JSON.stringify(merge)}`);
+    yield pair;
+  }
 }
 
 function sentencePiece(

@@ -18,8 +18,8 @@ export interface TokenizerJson {
   model: {
     /** Ids by token. */
     vocab: ReadonlyMap<string, number>;
-    /** First to be merged first. */
-    merges: readonly (readonly [left: string, right: string])[];
+    /** First to be merged first. May be read once only. */
+    merges: Iterable<readonly [left: string, right: string]>;
     unknown: string | undefined;
     /** Neighbouring unknown characters become one unknown token. */
     fuseUnknown: boolean;

@@ -23,11 +23,12 @@ function grown(seed: number): TokenizerJson['model'] {
 /** The definition: while a rule applies, apply the first one at its leftmost place. */
 function byDefinition({ vocab, merges }: TokenizerJson['model'], word: string): number[] {
   const symbols = [...word];
+  const rules = [...merges];
   for (;;) {
-    const rank = merges.findIndex(([left, right]) => symbols.some((s, i) => s === left && symbols[i + 1] === right));
+    const rank = rules.findIndex(([left, right]) => symbols.some((s, i) => s === left && symbols[i + 1] === right));
     if (rank < 0) return symbols.map((symbol) => vocab.get(symbol)!);
-    const at = symbols.findIndex((s, i) => s === merges[rank]![0] && symbols[i + 1] === merges[rank]![1]);
-    symbols.splice(at, 2, merges[rank]!.join(''));
+    const at = symbols.findIndex((s, i) => s === rules[rank]![0] && symbols[i + 1] === rules[rank]![1]);
+    symbols.splice(at, 2, rules[rank]!.join(''));
   }
 }
 
