@@ -104,13 +104,13 @@ __global__ void __launch_bounds__(kSketchBins)
     return;
   }
 
-  // Few keys of large weights make much of the sum: all of the first bins are counted while they hold at most a 64th of the counted keys.
+  // Few keys of large weights make much of the sum: all of the first bins are counted while they hold few of the counted keys.
   const uint32_t* histogram = histograms + head * kHistogramWords;
   const int some = static_cast<int>(histogram[bin]);
   int counted, exact, above;
   const int upto = block_prefix(some, scratch, counted) + some;
   __syncthreads();
-  block_prefix(static_cast<int>(bin < kExactBins && int64_t{64} * upto <= counted), scratch, exact);
+  block_prefix(static_cast<int>(bin < kExactBins && int64_t{kExactShare} * upto <= counted), scratch, exact);
   const int in_bin = bin < exact ? static_cast<int>(histogram[kSketchBins + bin]) : some * (kHistogramRun / histogram_lanes(keys));
   __syncthreads();
   above = block_prefix(in_bin, scratch, counted);

@@ -94,7 +94,8 @@ constexpr int kSketchLevels = 64;
 constexpr int kDrawDomain = 3;      // last word of the counter of the upper halves of the random bits; of the lower ones, one more
 // Keys that are counted: all of up to twice as many, then a half, a quarter, and an eighth of each 64, each for as many as it stands for;
 // but in the first bins, while they hold few, all.
-constexpr int kHistogramKeys = 2048, kHistogramRun = 64, kLeastHistogramLanes = 8, kExactBins = 16;
+constexpr int kHistogramKeys = 2048, kHistogramRun = 64, kLeastHistogramLanes = 8;
+constexpr int kExactBins = 16, kExactShare = 256;  // those that hold at most a 256th of the counted keys
 constexpr int kNoiseBlocks = 16;    // runs of 64 keys whose factors stand for all
 constexpr int kHistogramWords = kSketchBins + kExactBins;  // counts of some keys in all bins, and of all keys in the first ones
 constexpr double kAllTau = 1e30;    // more than any weight's inverse: every key is drawn

@@ -16,7 +16,7 @@ struct HashSizes {
 class Gaussian {
  public:
   static constexpr const char* kName = "simhash";
-  static constexpr double kNearZero = 1e-4;   // share of products so near zero that rounding may turn their sign
+  static constexpr double kNearZero = 3e-5;   // share of products so near zero that rounding may turn their sign
   static constexpr float kNormLimit = 1.2e-7f;  // sums of squares in another order: the same float32, or its neighbour
 
   Gaussian(Context& c, const std::string& what, const HashSizes& sizes, uint64_t seed)
@@ -73,7 +73,7 @@ class Gaussian {
 class Hadamard {
  public:
   static constexpr const char* kName = "hadamard";
-  static constexpr double kNearZero = 5e-3;
+  static constexpr double kNearZero = 2e-3;
   static constexpr float kNormLimit = 0;
 
   Hadamard(Context&, const std::string&, const HashSizes& sizes, uint64_t seed)

@@ -145,7 +145,7 @@ inline Sample draw(const Sketch* sketches, int keys, const Rotated& query, int b
     ++all[bin];
     if (key % 64 < lanes) ++some[bin], ++sampled;
   }
-  for (int sum = 64 * some[0]; exact < 16 && sum <= sampled; sum += 64 * some[++exact]) {
+  for (int sum = 256 * some[0]; exact < 16 && sum <= sampled; sum += 256 * some[++exact]) {
   }
   for (int bin = 0; bin < kSketchBins; ++bin) {
     counts[bin] = bin < exact ? all[bin] : some[bin] * (64 / lanes);
