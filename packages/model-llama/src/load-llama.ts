@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import type { LlamaModel, LoadOptions } from './api.js';
+import { checkNames } from './check-names.js';
 import { WorkerCrashedError } from './engine-errors.js';
 import { SharedStatus } from './shared-status.js';
 import { fromWireError } from './wire-error.js';
@@ -25,10 +26,11 @@ const WORKER = new URL(import.meta.url.endsWith('.ts') ? '../dist/worker.js' : '
  *
  * @param source A folder with config.json, tokenizer.json and *.safetensors, a .gguf file, a hub id, a short name
  *   (`smollm2`), or `random:<preset or config.json>`.
- * @throws InvalidRequestError for an option out of range, ModelNotFoundError, CheckpointError, CacheTooSmallError; the
+ * @throws InvalidRequestError for an option out of range or that there is not, ModelNotFoundError, CheckpointError, CacheTooSmallError; the
  *   signal's reason when it aborts.
  */
 export async function loadLlama(source: string, options: LoadOptions = {}): Promise<LlamaModel> {
+  checkNames('load', options);
   const { signal, onProgress, ...rest } = options;
   signal?.throwIfAborted();
   const status = new SharedStatus();

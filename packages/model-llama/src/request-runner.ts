@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { setTimeout } from 'node:timers/promises';
 import type { BatchRequest, BatchResult, GenerateOptions, GenerationEvent, LlamaEngine, LlamaModel } from './api.js';
 import { EngineBusyError } from './errors.js';
@@ -19,6 +20,7 @@ export class RequestRunner implements LlamaEngine {
   ): AsyncGenerator<BatchResult<R>, void, undefined> {
     const stop = new AbortController();
     const stopped = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    setMaxListeners(0, stopped); // one for each request that runs
     const running = new Map<number, Promise<BatchResult<R>>>();
     const source = iterate(requests);
     try {

@@ -11,9 +11,10 @@ import type {
   ModelStats,
   ModelStatus,
 } from './api.js';
+import { checkNames } from './check-names.js';
 import type { ChatMessage } from './checkpoint.js';
 import { WorkerCrashedError } from './engine-errors.js';
-import { ModelClosedError } from './errors.js';
+import { InvalidRequestError, ModelClosedError } from './errors.js';
 import { EventQueue } from './event-queue.js';
 import { RequestRunner } from './request-runner.js';
 import type { SharedStatus } from './shared-status.js';
@@ -55,6 +56,7 @@ export class WorkerModel implements LlamaModel {
     return new Generation(options.signal, {
       start: (queue) => {
         if (this.#ended) throw this.#ended;
+        checkNames('generate', options);
         const { signal: _, ...rest } = options;
         const id = this.#nextId++;
         this.#post({ type: 'generate', id, prompt, options: rest });
@@ -72,6 +74,8 @@ export class WorkerModel implements LlamaModel {
 
   async forward(prompt: Prompt, { signal, ...options }: ForwardOptions = {}): Promise<ForwardTrace> {
     signal?.throwIfAborted();
+    checkNames('forward', options);
+    checkNames('tap', options.tap ?? {});
     const id = this.#nextId;
     const trace = this.#call('forward', { prompt, options });
     const abort = () => {
@@ -174,8 +178,14 @@ export class WorkerModel implements LlamaModel {
     else this.#worker.unref();
   }
 
+  /** @throws InvalidRequestError for what cannot be sent to another thread. */
   #post(message: ToWorker): void {
-    this.#worker.postMessage(message);
+    try {
+      this.#worker.postMessage(message);
+    } catch (cause) {
+      if (!(cause instanceof DOMException)) throw cause;
+      throw new InvalidRequestError(`prompt and options must be plain data: ${cause.message}`, undefined, { cause });
+    }
   }
 }
 

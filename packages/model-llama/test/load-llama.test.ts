@@ -281,6 +281,41 @@ describe('the state of a model', () => {
   });
 });
 
+describe('what is asked for wrongly', () => {
+  it.each(['thread', 'weight', '__proto__x'])('is refused: %s is no option of loading', async (option) => {
+    const error = await load({ [option]: 1 } as LoadOptions).catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(InvalidRequestError);
+    expect(error).toMatchObject({
+      option,
+      message: expect.stringMatching(/is not an option; there are: backend, .*threads/),
+    });
+  });
+
+  it('is refused: other names, what no thread could be sent, and a conversation without messages', async () => {
+    const model = await load();
+    const generate = (options: object) => collect(model.generate('Hello', { maxTokens: 1, ...options }));
+    const refusals: [Promise<unknown>, RegExp][] = [
+      [generate({ maxToken: 3 }), /^maxToken is not an option; there are: maxTokens, temperature/],
+      [generate({ stop: [() => 'x'] }), /plain data/],
+      [model.forward('Hello', { layers: [1] } as object), /^layers is not an option; there are: logits, from/],
+      [
+        model.forward('Hello', { tap: { query: true } } as object),
+        /^tap\.query is not an option; there are: layers, queries/,
+      ],
+      [model.forward('Hello', { from: (() => 1) as unknown as number }), /plain data/],
+      [model.tokenize({ messages: [] }), /at least one/],
+      [collect(model.generate({ messages: [] })), /at least one/],
+    ];
+    for (const [refused, reason] of refusals) {
+      const error = await refused.catch((error: unknown) => error);
+      expect(error).toBeInstanceOf(InvalidRequestError);
+      expect((error as Error).message).toMatch(reason);
+    }
+    expect(await model.stats()).toMatchObject({ running: 0, waiting: 0 });
+    expect((await generate({})).length).toBeGreaterThan(0);
+  });
+});
+
 describe('the end of a model', () => {
   it('by close fails what runs, and what comes later', async () => {
     const model = await load();
