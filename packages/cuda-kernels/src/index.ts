@@ -5,6 +5,7 @@ export type { CudaKvSequence } from './cuda-backend/cuda-kv-sequence.js';
 export type { CudaKvStep } from './cuda-backend/cuda-kv-step.js';
 export type { AttendOptions, HostCache, HostStep, KvSequence, Rows, Sampling } from './cuda-backend/host-cache.js';
 export { type Segment, SegmentBuilder, type SegmentKeys, type SegmentTables } from './cuda-backend/segment-builder.js';
+export { type KeySketches, SketchPool } from './cuda-backend/sketch-pool.js';
 export type { AttentionTensors, StepTimes } from './cuda-backend/step-context.js';
 export type { LinearOptions, Tensor, Weight, WeightFormat, WeightSource } from './cuda-backend/types.js';
 export { deviceWorkingBytes, type StepShape } from './cuda-backend/working-bytes.js';

@@ -113,6 +113,11 @@ export interface Native {
   tableBuild(...args: number[]): Status;
   tableBuildWorkspace(keys: number, bits: number, tables: number): number;
 
+  /** A selector (selector.h of @magicpig/lsh) over rows of samples in pinned memory; undefined without memory for it. */
+  createSampleSelector(headDim: number, heads: number): object | undefined;
+  /** Which rows it reads from now on, [queryHeads][2 + 2 room] i32. */
+  setSamples(selector: object, rows: Address, queryHeads: number, room: number): void;
+
   /** Emulator only: the `count`-th call from now that can fail returns `status`; 0 turns it off. */
   emulatorFailCall?(count: number, status: Status): void;
   /** Emulator only: size of the emulated device's memory. */

@@ -10,8 +10,10 @@ import {
   DeviceLostError,
   DisposedError,
   InvalidArgumentError,
+  type KeySketches,
   OutOfMemoryError,
   type Sampling,
+  SketchPool,
 } from '../src/index.js';
 import { FakeHostCache } from './fake-host-cache.js';
 import { FakeNative } from './fake-native.js';
@@ -23,7 +25,14 @@ const OUT_OF_MEMORY = 2;
 const INVALID_VALUE = 1;
 const sampling: Sampling = { selector: {}, begin: 4, end: 60 };
 /** Layer 0 is dense. */
+const drawn = (layer: number) => (layer === 0 ? null : { ...sampling, sketch: SKETCHES[layer]! });
+const SKETCHES = [0, 1, 2].map((): KeySketches & { errors: number[] } => {
+  const errors: number[] = [];
+  const shape = { bits: 2, seed: 1, budget: { share: 0.1 }, floor: 0.02 };
+  return { ...shape, errors, centre: () => new Float32Array(16), drawn: (error) => errors.push(error) };
+});
 const sampled = (layer: number) => (layer === 0 ? null : sampling);
+const sampledByHost = sampled;
 
 interface Entry {
   sequence: CudaKvSequence;
@@ -32,11 +41,12 @@ interface Entry {
   keysRead?: Float64Array;
 }
 
-function setUp({ pages = 60, onHost = true }: { pages?: number; onHost?: boolean } = {}) {
+function setUp({ pages = 60, onHost = true, sketchBytes = 0 } = {}) {
   const fake = new FakeNative();
   const backend = new CudaBackend({ pool: {}, threads: 2 }, fake.native);
   const host = new FakeHostCache(fake);
-  const cache = new CudaKvCache({ backend, ...SHAPE, deviceBytes: pages * PAGE, ...(onHost && { host }) });
+  const deviceBytes = pages * PAGE;
+  const cache = new CudaKvCache({ backend, ...SHAPE, deviceBytes, sketchBytes, ...(onHost && { host }) });
   const tensors = (rows: number) => ({
     qkv: backend.tensor(rows * 8 * 16),
     rotations: backend.tensor(rows * 16),
@@ -383,8 +393,99 @@ describe('pages', () => {
   });
 });
 
+describe('draws on the device', () => {
+  const pageBytes = SketchPool.pageBytes(SHAPE, 2);
+
+  it('are queued behind the rows that leave, and selected from where they arrive', () => {
+    const { fake, cache, run, dispose } = setUp({ sketchBytes: 4 * pageBytes });
+    const sequence = cache.open();
+    run([{ sequence, tokens: 190 }]);
+    run([{ sequence, tokens: 1, sampling: drawn }]);
+    // All 56 keys of both sampled layers, from the pages that the device holds.
+    const encoded = () =>
+      fake.calls.filter(({ name }) => name === 'sketchEncode').map(({ args }) => args.slice(14, 16));
+    expect(encoded()).toEqual([
+      [0, 56],
+      [0, 56],
+    ]);
+    expect(fake.names).not.toContain('host.readKeys');
+    fake.forget();
+    SKETCHES[1]!.errors.length = 0;
+    run([{ sequence, tokens: 1, sampling: drawn }]);
+    expect(encoded()).toEqual([]);
+    const names = fake.names.filter((name) =>
+      /^(copyMatrix|sketchDraw|attentionDecode|host\.\w+|setSamples)$/.test(name),
+    );
+    expect(names.slice(names.lastIndexOf('sketchDraw') - 3)).toEqual([
+      'host.append', // of the first layer
+      'copyMatrix', // rows
+      'copyMatrix', // keys, steps, pages
+      'sketchDraw',
+      'copyMatrix', // samples
+      'attentionDecode',
+      'host.append',
+      'setSamples',
+      'host.attend',
+      'copyMatrix',
+      'copyMatrix',
+    ]);
+    const attended = fake.calls.filter(({ name }) => name === 'host.attend').map(({ args }) => args[1] as Sampling[]);
+    for (const [one] of attended) expect(one!.selector).toEqual({ selects: 'samples' });
+    expect(SKETCHES[1]!.errors).toEqual([0]);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('follow the keys as more are indexed, and start anew where a sequence was cut or has another index', () => {
+    const { fake, cache, run, dispose } = setUp({ sketchBytes: 8 * pageBytes });
+    const sequence = cache.open();
+    run([{ sequence, tokens: 190 }]);
+    const encoded = (end: number, sketch = SKETCHES[1]!) => {
+      fake.forget();
+      run([{ sequence, tokens: 1, sampling: (layer) => (layer === 1 ? { ...sampling, end, sketch } : null) }]);
+      // First key and rows.
+      return fake.calls.filter(({ name }) => name === 'sketchEncode').map(({ args }) => [args[14], args[15]]);
+    };
+    expect(encoded(100)).toEqual([[0, 96]]);
+    expect(encoded(100)).toEqual([]);
+    expect(encoded(164)).toEqual([[96, 64]]);
+    sequence.truncate(150);
+    expect(encoded(148)).toEqual([]);
+    sequence.truncate(120);
+    run([{ sequence, tokens: 40 }]);
+    expect(encoded(150)).toEqual([[116, 30]]);
+    expect(encoded(150, SKETCHES[2]!)).toEqual([[0, 146]]);
+    // The device has given up what lies between: it is read from host memory.
+    expect(fake.names).toContain('host.readKeys');
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('are the host’s where there is no room for sketches, or they are of another kind', () => {
+    const { fake, cache, run, dispose } = setUp({ sketchBytes: 1 });
+    const [a, b] = [cache.open(), cache.open()];
+    for (const sequence of [a, b]) run([{ sequence, tokens: 90 }]);
+    const draws = (sequence: CudaKvSequence, sketch: KeySketches) => {
+      fake.forget();
+      run([{ sequence, tokens: 1, sampling: (layer) => (layer === 1 ? { ...sampling, sketch } : null) }]);
+      return fake.names.filter((name) => name === 'sketchDraw').length;
+    };
+    expect(draws(a, SKETCHES[1]!)).toBe(1); // there is one page
+    expect(draws(b, SKETCHES[1]!)).toBe(0);
+    expect(draws(a, { ...SKETCHES[1]!, bits: 3 })).toBe(0);
+    a[Symbol.dispose]();
+    expect(draws(b, SKETCHES[1]!)).toBe(1);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+});
+
 describe('failures', () => {
-  const scenario = ({ cache, run, pass }: ReturnType<typeof setUp>, kept: { a: CudaKvSequence; b: CudaKvSequence }) => {
+  const scenario = (
+    { cache, run, pass }: ReturnType<typeof setUp>,
+    kept: { a: CudaKvSequence; b: CudaKvSequence },
+    sampled: (layer: number) => Sampling | null = sampledByHost,
+  ) => {
     const { a, b } = kept;
     const before = [a.length, b.length];
     try {
@@ -408,8 +509,8 @@ describe('failures', () => {
     }
     return cache;
   };
-  const prepared = () => {
-    const parts = setUp();
+  const prepared = (options: Parameters<typeof setUp>[0] = {}) => {
+    const parts = setUp(options);
     const kept = { a: parts.cache.open(), b: parts.cache.open() };
     parts.run([{ sequence: kept.a, tokens: 40 }]);
     parts.run([{ sequence: kept.b, tokens: 80 }]);
@@ -445,6 +546,34 @@ describe('failures', () => {
       if (done) break;
     }
     expect(calls).toBeGreaterThan(100);
+  });
+
+  it.each([
+    ['an error', INVALID_VALUE],
+    ['no memory', OUT_OF_MEMORY],
+  ])('%s at every call where the device draws: the host draws then, or sequences are as they were', (_, status) => {
+    let calls = 1;
+    for (; ; calls += 1) {
+      const { parts, kept } = prepared({ sketchBytes: 2 ** 20 });
+      parts.fake.failAt = { calls, status };
+      let failed: unknown;
+      try {
+        scenario(parts, kept, drawn);
+      } catch (error) {
+        failed = error;
+      }
+      const done = parts.fake.failAt !== undefined; // there are no more calls
+      parts.fake.failAt = undefined;
+      if (failed !== undefined) expect(failed, `call ${calls}`).toBeInstanceOf(CudaKernelsError);
+      else expect(done || status === OUT_OF_MEMORY, `call ${calls}`).toBe(true);
+      expect([kept.a.length, kept.b.length], `call ${calls}`).toEqual([40, 80]);
+      scenario(parts, kept, drawn);
+      parts.dispose();
+      expect([parts.fake.live, parts.fake.problems], `call ${calls}`).toEqual([0, []]);
+      expect(parts.host.open_.size).toBe(0);
+      if (done) break;
+    }
+    expect(calls).toBeGreaterThan(150);
   });
 
   it('a lost device says so at every call from then on, and leaves host memory as it was', () => {

@@ -3,7 +3,8 @@ import type { Native, Status } from '../src/native.js';
 
 const MEGABYTE = 2 ** 20;
 /** Questions, and giving back. */
-const NEVER_FAILS = /^(error|device|versions|open|detach|free|unpin|destroy|setDevice)|Workspace$/;
+const NEVER_FAILS =
+  /^(error|device|versions|open|createSample|setSamples|detach|free|unpin|destroy|setDevice)|Workspace$/;
 
 /** What a {@link FakeNative} saw: the name of a call and its arguments. */
 export interface Call {
@@ -156,6 +157,8 @@ export class FakeNative {
       case 'elapsed':
         for (const event of args as number[]) this.#alive(event, 'event', name);
         return { status, value: 1.5 };
+      case 'createSampleSelector':
+        return { selects: 'samples' };
       case 'openCublasLt':
         return this.cublasLt;
       case 'attentionDecodeWorkspace': {

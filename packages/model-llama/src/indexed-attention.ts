@@ -197,7 +197,8 @@ export class IndexedAttention implements SequenceAttention {
     const { sink } = this.#options.settings;
     const index = this.#byLayer[layer]?.index;
     if (this.#indexed === sink || !index) return null;
-    return { selector: index.selector, begin: sink, end: this.#indexed };
+    const { selector, sketch } = index;
+    return { selector, begin: sink, end: this.#indexed, ...(sketch && { sketch }) };
   }
 
   afterDecode(context: number, keysRead: number): void {

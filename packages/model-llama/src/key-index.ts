@@ -1,4 +1,5 @@
 import type { SimHashSegment } from '@magicpig/lsh';
+import type { KeySketches } from './kv-cache.js';
 
 /** Keys of many heads, of which a selector names those that a query reads: hash tables, key sketches. */
 export interface KeyIndex extends Disposable {
@@ -6,6 +7,8 @@ export interface KeyIndex extends Disposable {
   readonly bytes: number;
   /** Native handle of a selector (selector.h) over the keys of all heads. */
   readonly selector: object;
+  /** What the selector draws from, where it is sketches. */
+  readonly sketch?: KeySketches;
   /**
    * Appends keys to a head. Those of the first call make the mean that the head's keys are relative to.
    *

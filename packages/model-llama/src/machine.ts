@@ -89,15 +89,16 @@ export async function cudaMachine(
         limit,
       );
     }
+    const sketchBytes = onHost ? bytesForSketches(kernels, checkpoint, settings, rest - least) : 0;
     const openCache = (hostBytes: number) => {
       const host = onHost ? openStore(checkpoint, settings, cpu, hostBytes) : undefined;
       const { layers, queryHeads, kvHeads, headDim } = config;
-      const room = onHost ? rest : Math.min(rest, settings.cacheBytes ?? rest);
+      const room = onHost ? rest - sketchBytes : Math.min(rest, settings.cacheBytes ?? rest);
       // More than the longest contexts take together would lie idle.
       const most = kernels.CudaKvCache.bytesFor(config, settings.contextTokens) * settings.maxSequences;
       const deviceBytes = Math.max(Math.min(room, most + least), least);
       const options = { backend, layers, queryHeads, kvHeads, headDim, maxRows, deviceBytes };
-      const cache = new kernels.CudaKvCache({ ...options, ...(host && { host }) });
+      const cache = new kernels.CudaKvCache({ ...options, ...(host && { host }), sketchBytes });
       // Its steps are those of a device: layerAttention knows them.
       return { cache: cache as unknown as KvCache & KvFiles, bytes: onHost ? hostBytes : cache.devicePages.bytes };
     };
@@ -172,6 +173,25 @@ function tableBytes(kernels: Kernels, { config }: Checkpoint, { attention, conte
   if (resolved.policy !== 'magicpig') return 0;
   const { K: bits, L: tables } = resolved;
   return kernels.SegmentBuilder.bytes(contextTokens, { dim: config.headDim, bits, tables, projection: 'gaussian' });
+}
+
+/** Most of the device memory left that key sketches may take from keys and values. */
+const SKETCH_SHARE = 0.5;
+
+/** Bytes of device memory for the key sketches that a policy draws from. */
+function bytesForSketches(
+  kernels: Kernels,
+  { config }: Checkpoint,
+  { attention, contextTokens, maxSequences }: EngineSettings,
+  room: number,
+): number {
+  const resolved = resolveAttention(attention, config.layers);
+  if (resolved.policy !== 'sketch') return 0;
+  const pages = Math.ceil(contextTokens / kernels.SKETCH_PAGE) * (config.layers - resolved.denseLayers.length);
+  return Math.min(
+    maxSequences * pages * kernels.SketchPool.pageBytes(config, resolved.bits),
+    Math.floor(SKETCH_SHARE * room),
+  );
 }
 
 function openStore({ config }: Checkpoint, { format }: EngineSettings, cpu: CpuBackend, maxBytes: number): KvStore {

@@ -4,6 +4,7 @@ import type { AttentionPolicy, KeptAttention, SequenceAttention } from './attent
 import { emptyLayers, IndexedAttention, type IndexedAttentionOptions, indexedKeys } from './indexed-attention.js';
 import { KeptIndexes } from './kept-indexes.js';
 import type { KeyIndex } from './key-index.js';
+import type { KeySketches } from './kv-cache.js';
 
 export type SketchSettings = Extract<AttentionSettings, { policy: 'sketch' }>;
 
@@ -32,7 +33,8 @@ export class SketchPolicy implements AttentionPolicy {
     const heads = config.layers * config.kvHeads;
     this.settings = settings;
     this.#use = { budget, floor, pool };
-    const create = () => new SketchIndex(new KeySketch({ ...this.#use, heads, dim: config.headDim, bits, seed }));
+    const create = () =>
+      new SketchIndex(new KeySketch({ ...this.#use, heads, dim: config.headDim, bits, seed }), settings);
     this.#options = { settings, config, cache, create };
     const empty = create();
     this.#emptyBytes = empty.bytes;
@@ -55,17 +57,23 @@ export class SketchPolicy implements AttentionPolicy {
   }
 
   load(saved: Readonly<Record<string, Uint8Array>>): KeptAttention {
-    const open = (bytes: Uint8Array) => new SketchIndex(KeySketch.fromBuffer(bytes, this.#use));
+    const open = (bytes: Uint8Array) => new SketchIndex(KeySketch.fromBuffer(bytes, this.#use), this.settings);
     return KeptIndexes.load(saved, emptyLayers(this.#options), this.settings.sink, open);
   }
 }
 
 /** A {@link KeySketch} as the policies know indexes. */
 class SketchIndex implements KeyIndex {
+  readonly sketch: KeySketches;
   readonly #sketch: KeySketch;
+  /** Of draws made elsewhere. */
+  #errors: number[] = [];
 
-  constructor(sketch: KeySketch) {
+  constructor(sketch: KeySketch, { budget, floor }: Pick<SketchSettings, 'budget' | 'floor'>) {
     this.#sketch = sketch;
+    const { bits, seed } = sketch;
+    const centre = (head: number) => sketch.centre(head);
+    this.sketch = { bits, seed, budget, floor, centre, drawn: (error) => this.#errors.push(error) };
   }
 
   get bytes(): number {
@@ -85,7 +93,7 @@ class SketchIndex implements KeyIndex {
   }
 
   fork(): KeyIndex {
-    return new SketchIndex(this.#sketch.fork());
+    return new SketchIndex(this.#sketch.fork(), this.sketch);
   }
 
   toBuffer(): Uint8Array {
@@ -93,6 +101,8 @@ class SketchIndex implements KeyIndex {
   }
 
   takeError(): number | undefined {
+    const errors = this.#errors.splice(0);
+    if (errors.length > 0) return errors.reduce((sum, error) => sum + error, 0) / errors.length;
     const { draws, meanError } = this.#sketch.stats;
     this.#sketch.resetStats();
     return draws > 0 ? meanError : undefined;

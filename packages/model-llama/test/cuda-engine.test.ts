@@ -1,6 +1,6 @@
 // Policies, batches, long contexts and failures on the emulated device.
 import type { CudaBackend } from '@magicpig/cuda-kernels';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions } from '../src/api.js';
 import { CacheTooSmallError } from '../src/errors.js';
 import type { ModelHost } from '../src/model-host.js';
@@ -73,6 +73,28 @@ describe('magicpig on a device', () => {
     });
     expect(built).toEqual(Array(3 * 2).fill(1)); // sampled layers, KV heads
     expect(await logits(() => undefined)).toEqual(onDevice);
+  });
+
+  it('draws from sketches on the device as the CPU does from its own', async () => {
+    const sketch = { policy: 'sketch', minContext: 0, window: 16, budget: { share: 0.1 } } as const;
+    // More keys are indexed on the way, and a bound on the error needs more room than expected.
+    for (const attention of [sketch, { ...sketch, budget: { error: 0.05, max: 1 } }]) {
+      const expected = await decodeLogits(attention, 230, 24, () => deviceHost({ attention: BESIDE_HOST }));
+      let draws = 0;
+      const drawn = await decodeLogits(attention, 230, 24, async () => {
+        const parts = await deviceHost({ attention });
+        const { native } = (parts.backend as CudaBackend).device;
+        const { setSamples } = native;
+        vi.spyOn(native, 'setSamples').mockImplementation((...args) => {
+          draws += 1;
+          setSamples.call(native, ...args);
+        });
+        return parts;
+      });
+      vi.restoreAllMocks();
+      expect(draws).toBe(24 * 3); // steps, sampled layers
+      expect(drawn).toEqual(expected);
+    }
   });
 
   it('reports what the CPU reports', async () => {

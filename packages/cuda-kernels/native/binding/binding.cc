@@ -5,6 +5,7 @@
 #include <napi.h>
 
 #include <map>
+#include <new>
 #include <utility>
 
 #include "../kernels/attention_decode.h"
@@ -22,6 +23,7 @@
 #include "../kernels/table_build.h"
 #include "../kernels/weights.h"
 #include "../runtime/cublaslt.h"
+#include "sample_selector.h"
 
 namespace magicpig {
 namespace {
@@ -348,6 +350,27 @@ Napi::Value draw_workspace(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(sketch_draw_workspace(shape, unpack<int>(info[3]), unpack<int>(info[4]))));
 }
 
+// ---- Draws of a device as a selector of host attention ------------------------------------------------------------------------
+
+constexpr napi_type_tag kSelectorTag = {MAGICPIG_SELECTOR_TAG_LOWER, MAGICPIG_SELECTOR_TAG_UPPER};
+
+// (head_dim, heads) -> External; undefined without memory.
+Napi::Value create_sample_selector(const Napi::CallbackInfo& info) {
+  auto* created = new (std::nothrow) SampleSelector(unpack<uint32_t>(info[0]), unpack<uint32_t>(info[1]));
+  if (created == nullptr) return info.Env().Undefined();
+  const auto finalize = [](Napi::Env, magicpig_selector* selector) { selector->release(selector->context); };
+  auto external = Napi::External<magicpig_selector>::New(info.Env(), created->abi(), finalize);
+  external.TypeTag(&kSelectorTag);
+  return external;
+}
+
+// (External of the above, address of the rows, query_heads, room)
+Napi::Value set_samples(const Napi::CallbackInfo& info) {
+  auto* selector = info[0].As<Napi::External<magicpig_selector>>().Data();
+  static_cast<SampleSelector*>(selector->context)->set(unpack<const int32_t*>(info[1]), unpack<uint32_t>(info[2]), unpack<uint32_t>(info[3]));
+  return info.Env().Undefined();
+}
+
 // ---- cuBLASLt: one handle for each thread that loads the addon -----------------------------------------------------------
 
 Napi::Value open_cublaslt(const Napi::CallbackInfo& info) {
@@ -446,6 +469,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   add("packWeight", exported<pack_view>);
   add("unpackWeight", exported<unpack_view>);
   add("gemm", exported<gemm>);
+  add("createSampleSelector", create_sample_selector);
+  add("setSamples", set_samples);
   add("openCublasLt", open_cublaslt);
   add("multiplyCublasLt", multiply_cublaslt);
   add("attentionPrefill", exported<prefill>);

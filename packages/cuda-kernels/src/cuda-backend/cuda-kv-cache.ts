@@ -10,6 +10,7 @@ import { KeyLoader } from './key-loader.js';
 import { LayerPages } from './layer-pages.js';
 import { PagePool } from './page-pool.js';
 import { type Segment, SegmentBuilder, type SegmentKeys, type SegmentTables } from './segment-builder.js';
+import { type KeySketches, SketchPool } from './sketch-pool.js';
 import { StepBuffers } from './step-buffers.js';
 import type { StepContext, StepPart, StepTimes } from './step-context.js';
 import { partsOf, planBesideHost, planOnDevice, type Reloads, type StepEntry } from './step-plan.js';
@@ -32,6 +33,8 @@ export interface CudaKvCacheOptions {
    * its memory. Without it keys and values live on the device alone. The cache disposes of it.
    */
   host?: HostCache;
+  /** Bytes of device memory for key sketches, from which the device draws then what the host attends to. Default 0: the host draws. */
+  sketchBytes?: number;
 }
 
 /** Fewer keys are hashed on the host as fast. */
@@ -47,7 +50,7 @@ const STEPS = 2;
 export class CudaKvCache implements Disposable {
   readonly pageTokens: number;
   /** Of all steps so far. */
-  readonly times: StepTimes = { gpu: 0, transfer: 0, select: 0, attend: 0, idle: 0, wait: 0, append: 0 };
+  readonly times: StepTimes = { gpu: 0, transfer: 0, select: 0, attend: 0, idle: 0 };
   readonly #options: CudaKvCacheOptions;
   readonly #pool: PagePool;
   readonly #live = new Set<CudaKvSequence>();
@@ -56,6 +59,8 @@ export class CudaKvCache implements Disposable {
   readonly #loader: KeyLoader | undefined;
   #steps = 0;
   #builder: SegmentBuilder | undefined;
+  #sketches: SketchPool | undefined;
+  #sketchBytes: number;
   /** So many keys found no memory for their tables. */
   #tooMany = Number.POSITIVE_INFINITY;
 
@@ -69,6 +74,7 @@ export class CudaKvCache implements Disposable {
     checkInteger('layers', layers, 1);
     checkInteger('maxRows', maxRows, 1);
     this.#options = options;
+    this.#sketchBytes = checkInteger('sketchBytes', options.sketchBytes ?? 0, 0, Number.MAX_SAFE_INTEGER);
     this.pageTokens = host?.pageTokens ?? PAGE_TOKENS;
     const pages = Math.floor(options.deviceBytes / PagePool.pageBytes(options));
     const needed = CudaKvCache.leastBytes(options);
@@ -261,6 +267,7 @@ export class CudaKvCache implements Disposable {
 
   #free(): void {
     this.#builder?.[Symbol.dispose]();
+    this.#sketches?.[Symbol.dispose]();
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
   }
 
@@ -300,11 +307,24 @@ export class CudaKvCache implements Disposable {
       pool: this.#pool,
       loader: this.#loader,
       host,
+      sketches: (of) => this.#sketchesOf(of),
       layers,
       queryHeads,
       kvHeads,
       headDim,
     };
+  }
+
+  /** The store of sketches like these; all that are on the device are alike. */
+  #sketchesOf({ bits, seed }: KeySketches): SketchPool | undefined {
+    if (this.#sketchBytes === 0) return undefined;
+    try {
+      this.#sketches ??= new SketchPool(this.#context(), { bits, seed }, this.#sketchBytes);
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError)) throw error;
+      this.#sketchBytes = 0;
+    }
+    return this.#sketches?.bits === bits && this.#sketches.seed === seed ? this.#sketches : undefined;
   }
 
   #check(entries: readonly StepEntry[]): void {

@@ -3,6 +3,7 @@ import { checkInteger } from '../validate.js';
 import type { KvSequence } from './host-cache.js';
 import { LayerPages } from './layer-pages.js';
 import type { PagePool } from './page-pool.js';
+import type { LayerSketches } from './sketch-pool.js';
 
 /**
  * Keys and values of one context: pages on the device, layer by layer, and where the cache has one a sequence in host memory,
@@ -13,6 +14,9 @@ export class CudaKvSequence implements KvSequence {
   readonly host: KvSequence | undefined;
   /** @internal Each layer's pages; undefined where the device holds nothing of the layer. */
   readonly pages: (LayerPages | undefined)[];
+  /** @internal Each layer's key sketches on the device, where it draws. */
+  readonly sketches: (LayerSketches | undefined)[] = [];
+  readonly #givesBack: ((pages: number[]) => void)[] = [];
   /** @internal Number of the last step it was part of. */
   lastStep = 0;
   readonly #pool: PagePool;
@@ -60,7 +64,10 @@ export class CudaKvSequence implements KvSequence {
   /** Frees what no other sequence shares. */
   [Symbol.dispose](): void {
     if (!this.#live.delete(this)) return;
-    for (let layer = 0; layer < this.pages.length; layer += 1) this.drop(layer);
+    for (let layer = 0; layer < this.pages.length; layer += 1) {
+      this.drop(layer);
+      this.dropSketches(layer);
+    }
     this.host?.[Symbol.dispose]();
   }
 
@@ -83,8 +90,23 @@ export class CudaKvSequence implements KvSequence {
     return held;
   }
 
+  /** @internal Holds a layer's sketches until {@link dropSketches}, which calls `giveBack`. */
+  keepSketches(layer: number, sketches: LayerSketches, giveBack: (pages: number[]) => void): void {
+    this.sketches[layer] = sketches;
+    this.#givesBack[layer] = giveBack;
+  }
+
+  /** @internal */
+  dropSketches(layer: number): void {
+    const held = this.sketches[layer];
+    if (held === undefined) return;
+    this.sketches[layer] = undefined;
+    this.#givesBack[layer]!(held.pages.splice(0));
+  }
+
   /** @internal {@link truncate}, on the device alone. */
   cut(length: number): void {
+    for (const held of this.sketches) if (held) held.keys = Math.min(held.keys, Math.max(length - held.begin, 0));
     for (const [layer, held] of this.pages.entries()) if (held && !held.cut(length)) this.drop(layer);
     this.#length = length;
   }

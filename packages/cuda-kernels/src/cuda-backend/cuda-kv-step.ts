@@ -9,6 +9,7 @@ import { type AttentionOutput, ExactAttention } from './exact-attention.js';
 import type { AttendOptions, Sampling } from './host-cache.js';
 import { HostRows } from './host-rows.js';
 import { PageRecall, type WantedPages } from './page-recall.js';
+import type { KeySketches } from './sketch-pool.js';
 import { StaticTables } from './static-tables.js';
 import type { StepBuffers } from './step-buffers.js';
 import type { AttentionTensors, StepContext, StepPart } from './step-context.js';
@@ -20,6 +21,8 @@ interface HostPart {
   options: AttendOptions;
   /** The device attends to the tokens that are not sampled meanwhile. */
   beside: boolean;
+  /** The device draws. */
+  draws: boolean;
 }
 
 /**
@@ -89,7 +92,7 @@ export class CudaKvStep {
     if (!attend) return;
     for (const [i, part] of this.#parts.entries()) {
       const whole = part.entries.every(({ sequence }) => sequence.whole(layer));
-      if (this.#samples(part, options) || (part.decodes && !whole)) this.#attendOnHost(layer, part, options);
+      if (this.#samples(part, options) || (part.decodes && !whole)) this.#attendOnHost(layer, part, options, qkv);
       else this.#attendOnDevice(layer, part, tables.pages(layer, i), options.keysRead);
     }
     this.#attendToStatics(layer, options);
@@ -168,7 +171,12 @@ export class CudaKvStep {
   }
 
   /** Takes note of what the host is to attend to. The device gives up what is sampled; what is exact it had better hold. */
-  #attendOnHost(layer: number, part: StepPart, { sampling, keysRead, logSumExp }: AttendOptions): void {
+  #attendOnHost(
+    layer: number,
+    part: StepPart,
+    { sampling, keysRead, logSumExp }: AttendOptions,
+    qkv: DeviceArray<'f32'>,
+  ): void {
     const { host, queryHeads } = this.#context;
     const own = part.entries.map((_, i) => sampling?.[part.index + i] ?? null);
     if (host === undefined) {
@@ -180,6 +188,7 @@ export class CudaKvStep {
       part.decodes &&
       logSumExp === undefined &&
       part.entries.every(({ sequence }, i) => own[i] && sequence.pages[layer]?.covers(own[i].begin, own[i].end));
+    const draws = part.decodes && this.#draw(layer, part, own, qkv);
     for (const [i, { sequence }] of part.entries.entries()) {
       const { begin, end } = own[i] ?? { begin: 0, end: 0 };
       if (!sequence.pages[layer]?.covers(begin, end)) this.#wanted.push({ sequence, layer, begin, end });
@@ -193,7 +202,17 @@ export class CudaKvStep {
       ...(counted && { keysRead: counted }),
       ...(lse && { logSumExp: lse }),
     };
-    this.#onHost.push({ part, options, beside });
+    this.#onHost.push({ part, options, beside, draws });
+  }
+
+  /** Queues the draws of a part, where the device can make them; one part of a step at a time. */
+  #draw(layer: number, part: StepPart, sampling: (Sampling | null)[], qkv: DeviceArray<'f32'>): boolean {
+    const first = sampling[0]?.sketch;
+    if (!first || this.#onHost.some(({ draws }) => draws)) return false;
+    if (!sampling.every((one) => one?.sketch && one.end > one.begin && drawAlike(one.sketch, first))) return false;
+    const pool = this.#context.sketches(first);
+    if (pool === undefined) return false;
+    return this.#buffers.draws(this.#context).queue(pool, layer, part, sampling as Sampling[], qkv);
   }
 
   /** Queues attention to what is not sampled, for the parts whose sampled tokens the host attends. */
@@ -208,19 +227,23 @@ export class CudaKvStep {
   }
 
   /** Attends in host memory, and queues the result's way to the device. */
-  #attend(layer: number, { part, options, beside }: HostPart): void {
+  #attend(layer: number, { part, options, beside, draws }: HostPart): void {
     const { backend, queryHeads, headDim, times } = this.#context;
     const { stream } = backend;
     const width = queryHeads * headDim;
     const { pinned } = this.#output!;
     const lse = this.#buffers.sampled!;
     const own = beside ? lse.host.subarray(part.row * queryHeads, (part.row + part.rows) * queryHeads) : undefined;
+    const selectors = draws ? this.#buffers.draws(this.#context).receive() : undefined;
+    const sampling = options.sampling?.map(
+      (one, i) => one && { ...one, ...(selectors && { selector: selectors[i]! }) },
+    );
     const start = performance.now();
     part.host!.attend(
       layer,
       this.#toHost.queries(layer, part),
       { data: pinned.host, offset: part.row * width, stride: width },
-      { ...options, ...(own && { logSumExp: own }) },
+      { ...options, ...(sampling && { sampling }), ...(own && { logSumExp: own }) },
     );
     times.attend += performance.now() - start;
     backend.clock.start();
@@ -265,6 +288,12 @@ export class CudaKvStep {
     this.#recall.load(sequence, layer, sequence.length - tokens);
     part.reloads.delete(layer);
   }
+}
+
+/** Whether draws from both can be made at once. */
+function drawAlike(a: KeySketches, b: KeySketches): boolean {
+  const budgets = a.budget === b.budget || JSON.stringify(a.budget) === JSON.stringify(b.budget);
+  return budgets && a.bits === b.bits && a.seed === b.seed && a.floor === b.floor;
 }
 
 /** Every query head of a row reads the keys up to its own. */

@@ -1,3 +1,5 @@
+import type { KeySketches } from './sketch-pool.js';
+
 // What the cache on the device needs of a cache in host memory; `KvStore` of @magicpig/kv-offload satisfies it.
 
 /** Rows of float32 inside a larger buffer: row r starts at element `offset + r * stride`. */
@@ -14,6 +16,8 @@ export interface Sampling {
   end: number;
   /** Leaves out all others: they are attended to elsewhere. Default false. */
   sampledOnly?: boolean;
+  /** What `selector` draws from, where that is key sketches: the device can draw the same. */
+  sketch?: KeySketches;
 }
 
 /** Options of attention. */

@@ -49,14 +49,13 @@ export class HostRows {
     const start = performance.now();
     arrived.synchronize();
     const there = performance.now();
-    times.wait += there - start;
     times.idle += there - start;
     const stride = (queryHeads + 2 * kvHeads) * headDim;
     for (const part of this.#parts) {
       const keys = { data: pinned.host, offset: part.row * stride + queryHeads * headDim, stride };
       part.host!.append(layer, keys, { ...keys, offset: keys.offset + kvHeads * headDim });
     }
-    times.append += performance.now() - there;
+    times.attend += performance.now() - there;
     this.#travelling = this.#travelling.filter((each) => each !== layer);
   }
 

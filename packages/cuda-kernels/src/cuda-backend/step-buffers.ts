@@ -6,6 +6,8 @@ import type { Stream } from '../stream.js';
 import type { CudaBackend } from './cuda-backend.js';
 import { DeviceClock } from './device-clock.js';
 import { STRETCH_TOKENS } from './key-loader.js';
+import { SketchDraws } from './sketch-draws.js';
+import type { StepContext } from './step-context.js';
 import { Upload } from './upload.js';
 
 interface Shape {
@@ -49,6 +51,7 @@ export class StepBuffers implements Disposable {
   readonly #backend: CudaBackend;
   readonly #heads: number;
   #lse: DeviceArray<'f32'> | undefined;
+  #draws: SketchDraws | undefined;
   readonly #owned: Disposable[] = [];
   #workspace: DeviceArray<'u8'> | undefined;
 
@@ -108,14 +111,20 @@ export class StepBuffers implements Disposable {
     return this.#workspace;
   }
 
+  /** Draws of keys, for a cache that has room for their sketches. */
+  draws(context: StepContext): SketchDraws {
+    return (this.#draws ??= new SketchDraws(context, this));
+  }
+
   /** [R, Hq] of each part of a step, aligned, for whoever looks into attention. */
   lse(): DeviceArray<'f32'> {
     return (this.#lse ??= this.#backend.device.array('f32', this.#heads));
   }
 
   [Symbol.dispose](): void {
-    this.#lse?.[Symbol.dispose]();
+    for (const thing of [this.#lse, this.#draws]) thing?.[Symbol.dispose]();
     this.#lse = undefined;
+    this.#draws = undefined;
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
     this.#workspace?.[Symbol.dispose]();
     this.#workspace = undefined;

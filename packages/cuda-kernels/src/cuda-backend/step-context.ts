@@ -3,6 +3,7 @@ import type { CudaKvSequence } from './cuda-kv-sequence.js';
 import type { HostCache, HostStep } from './host-cache.js';
 import type { KeyLoader } from './key-loader.js';
 import type { PagePool } from './page-pool.js';
+import type { KeySketches, SketchPool } from './sketch-pool.js';
 import type { Tensor } from './types.js';
 
 /** What the steps of a cache have in common. */
@@ -12,6 +13,8 @@ export interface StepContext {
   pool: PagePool;
   loader: KeyLoader | undefined;
   host: HostCache | undefined;
+  /** Where the device keeps such sketches, if it draws from them. */
+  sketches(of: KeySketches): SketchPool | undefined;
   layers: number;
   queryHeads: number;
   kvHeads: number;
@@ -46,16 +49,14 @@ export interface AttentionTensors {
 
 /** Where the time of steps went, in milliseconds. Device and host work beside one another: the sum may be more than the time. */
 export interface StepTimes {
-  /** The device computed: operators and its own attention, by its own clock. */
+  /** The device computed, by its own clock: operators, its own attention, draws, tables, and what the host sent on its way there. */
   gpu: number;
   /** Rows were on their way to host memory, by the device's clock. */
   transfer: number;
-  /** Choosing keys apart from attending to them; 0, since the host does both at once. */
+  /** The host chose keys apart from attending to them: 0, it does both at once. */
   select: number;
-  /** The host attended to keys. */
+  /** The host chose keys, attended to them, and wrote keys and values. */
   attend: number;
   /** The host waited for the device. */
   idle: number;
-  wait: number;
-  append: number;
 }
