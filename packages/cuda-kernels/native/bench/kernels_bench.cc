@@ -283,7 +283,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
           [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
   }
   if (b.wanted("sketch")) {
-    const int keys = small ? 500 : 98304, room = small ? 200 : 6144, pages = (keys + kSketchPage - 1) / kSketchPage;
+    const int keys = small ? 48 : 98304, room = small ? 48 : 6144, pages = (keys + kSketchPage - 1) / kSketchPage;
     const auto x = random_bf16(static_cast<size_t>(keys) * kv_heads * dim, 60);
     const auto q = random_f32(static_cast<size_t>(heads) * dim, 61);
     DeviceBuffer<uint32_t> flips(kHadamardRotations * hadamard_size(dim) / 32), samples(heads * sketch_sample_words(room));
