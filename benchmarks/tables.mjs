@@ -76,15 +76,25 @@ function llamaCpp({ rows, cpu, date }) {
 function longContext({ model, rows, cpu, date }) {
   const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
   return markdown(
-    ['context', 'keys and values', 'weights', 'dense, ms', 'of the memory speed', 'magicpig, ms', 'of all keys read'],
+    [
+      'context',
+      'keys and values',
+      'weights',
+      'dense, ms',
+      'of the memory speed',
+      'magicpig, ms',
+      'possible',
+      'of all keys read',
+    ],
     rows.flatMap(({ context, keyBytes, keysReadShare, formats }) =>
-      formats.map(({ format, weightBytes, denseMs, denseBandwidthShare, magicpigMs, magicpigRatio }) => [
+      formats.map(({ format, weightBytes, denseMs, denseBandwidthShare, magicpigMs, magicpigRatio, possibleRatio }) => [
         context,
         gigabytes(keyBytes),
         `${format}, ${gigabytes(weightBytes)}`,
         denseMs.toFixed(0),
         percent(denseBandwidthShare),
         `${magicpigMs.toFixed(0)} (${magicpigRatio.toFixed(1)}x)`,
+        `${possibleRatio.toFixed(1)}x`,
         percent(keysReadShare),
       ]),
     ),

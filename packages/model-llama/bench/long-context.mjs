@@ -2,6 +2,8 @@
 // cache is filled directly: `dense` beside the memory's measured speed (every weight, key and value read once a token), and
 // `magicpig` beside `dense`. Random queries and keys are spread evenly, unlike real ones, and would draw too few keys; both
 // are replaced by ones shaped as those measured in SmolLM2-135M at 6,000 tokens of prose (medians over layers and heads).
+// `possibleRatio` is what `magicpig` could be beside `dense` if both read at the memory's speed: weights, exact layers, and the
+// rows that each query head draws.
 //
 //   node bench/long-context.mjs --model random:llama-3.2-1b --tokens 98304
 //
@@ -44,6 +46,12 @@ console.log(
 const formats = [];
 for (const format of FORMATS) formats.push(await measure(format));
 const { sampledShare, keysReadShare } = attention.report();
+const exactLayers = settings.denseLayers.length / layers;
+const drawnBytes = keyBytes * (exactLayers + (1 - exactLayers) * Math.min((sampledShare * queryHeads) / kvHeads, 1));
+for (const one of formats) one.possibleRatio = (one.weightBytes + keyBytes) / (one.weightBytes + drawnBytes);
+console.log(
+  `possible at the memory's speed: ${formats.map(({ format, possibleRatio }) => `${format} ${possibleRatio.toFixed(2)}x`).join(', ')}`,
+);
 writeRows('long-context', {
   model: source,
   threads: backend.threads,
