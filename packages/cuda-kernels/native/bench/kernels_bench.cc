@@ -5,11 +5,8 @@
 //
 // Bytes are the fewest that must move (each input read once, each output written once), operations those of the definition, so that
 // a share says how far a kernel is from the machine, whatever it does inside. Exit status 77: no device.
-#include <algorithm>
-#include <chrono>
 #include <ctime>
 #include <fstream>
-#include <functional>
 #include <memory>
 
 #include "../kernels/attention_decode.h"
@@ -25,75 +22,10 @@
 #include "../kernels/sketch.h"
 #include "../kernels/table_build.h"
 #include "../runtime/cublaslt.h"
-#include "../test/harness.h"
+#include "bench.h"
 
 namespace magicpig::test {
 namespace {
-
-struct Result {
-  std::string name, shape;
-  double milliseconds, bytes, operations;
-};
-
-class Bench {
- public:
-  Bench(std::string filter, bool small) : filter_(std::move(filter)), small_(small) {
-    CHECK_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    CHECK_CUDA(cudaEventCreateWithFlags(&start_, cudaEventDefault));
-    CHECK_CUDA(cudaEventCreateWithFlags(&end_, cudaEventDefault));
-  }
-  ~Bench() {
-    cudaEventDestroy(start_);
-    cudaEventDestroy(end_);
-    cudaStreamDestroy(stream_);
-  }
-  cudaStream_t stream() const { return stream_; }
-  bool wanted(const std::string& name) const { return filter_.empty() || name.find(filter_) != std::string::npos; }
-
-  // Median over batches of the time of one call of `run(i)`, i counting calls (so that a caller may rotate its buffers); a batch
-  // takes about two milliseconds.
-  double time(const std::function<cudaError_t(int)>& run) {
-    int call = 0;
-    const auto batch = [&](int count) {
-      CHECK_CUDA(cudaEventRecord(start_, stream_));
-      for (int i = 0; i < count; ++i) CHECK_CUDA(run(call++));
-      CHECK_CUDA(cudaEventRecord(end_, stream_));
-      CHECK_CUDA(cudaEventSynchronize(end_));
-      float milliseconds = 0;
-      CHECK_CUDA(cudaEventElapsedTime(&milliseconds, start_, end_));
-      return static_cast<double>(milliseconds) / count;
-    };
-    if (small_) return batch(1);
-    batch(2);
-    const int count = static_cast<int>(std::clamp(2.0 / std::max(batch(2), 1e-4), 1.0, 400.0));
-    std::vector<double> times;
-    for (int i = 0; i < 11; ++i) times.push_back(batch(count));
-    std::nth_element(times.begin(), times.begin() + 5, times.end());
-    return times[5];
-  }
-
-  void add(const std::string& name, const std::string& shape, double bytes, double operations, const std::function<cudaError_t(int)>& run) {
-    if (!wanted(name)) return;
-    const double milliseconds = time(run);
-    results.push_back({name, shape, milliseconds, bytes, operations});
-    std::printf("%-26s %-46s %9.4f ms", name.c_str(), shape.c_str(), milliseconds);
-    if (bytes > 0) std::printf("  %7.0f GB/s (%3.0f%% of copy)", bytes / milliseconds / 1e6, 100 * bytes / milliseconds / 1e6 / copy_rate);
-    if (operations > 0) std::printf("  %7.1f TFLOP/s (%3.0f%% of GEMM)", operations / milliseconds / 1e9, 100 * operations / milliseconds / 1e9 / gemm_rate);
-    std::printf("\n");
-    std::fflush(stdout);
-  }
-
-  std::vector<Result> results;
-  double copy_rate = 0;  // GB/s, bytes read plus bytes written
-  double gemm_rate = 0;  // TFLOP/s in bf16
-  double upload_rate = 0, download_rate = 0;  // GB/s, pinned
-
- private:
-  std::string filter_;
-  bool small_;
-  cudaStream_t stream_ = nullptr;
-  cudaEvent_t start_ = nullptr, end_ = nullptr;
-};
 
 // Random values drawn on the device; poison or zeros could run faster than data does.
 std::unique_ptr<DeviceBuffer<bf16>> random_bf16(size_t count, uint64_t seed) {
@@ -125,13 +57,13 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     DeviceBuffer<char> from(bytes), to(bytes);
     CHECK_CUDA(fill_normal(nullptr, reinterpret_cast<float*>(from.get()), nullptr, static_cast<int64_t>(bytes / 4), 1, 0.0f, 1.0f, 0));
     CHECK_CUDA(cudaDeviceSynchronize());
-    b.copy_rate = 2.0 * static_cast<double>(bytes) / b.time([&](int) { return cudaMemcpyAsync(to.get(), from.get(), bytes, cudaMemcpyDeviceToDevice, s); }) / 1e6;
+    b.copy_rate = 2.0 * static_cast<double>(bytes) / b.time(Cache::kAsItIs, [&](int) { return cudaMemcpyAsync(to.get(), from.get(), bytes, cudaMemcpyDeviceToDevice, s); }) / 1e6;
     void* pinned = nullptr;
     const size_t part = bytes / 8;
     CHECK_CUDA(cudaHostAlloc(&pinned, part, cudaHostAllocPortable));
     std::memset(pinned, 1, part);
-    b.upload_rate = static_cast<double>(part) / b.time([&](int) { return cudaMemcpyAsync(to.get(), pinned, part, cudaMemcpyHostToDevice, s); }) / 1e6;
-    b.download_rate = static_cast<double>(part) / b.time([&](int) { return cudaMemcpyAsync(pinned, from.get(), part, cudaMemcpyDeviceToHost, s); }) / 1e6;
+    b.upload_rate = static_cast<double>(part) / b.time(Cache::kAsItIs, [&](int) { return cudaMemcpyAsync(to.get(), pinned, part, cudaMemcpyHostToDevice, s); }) / 1e6;
+    b.download_rate = static_cast<double>(part) / b.time(Cache::kAsItIs, [&](int) { return cudaMemcpyAsync(pinned, from.get(), part, cudaMemcpyDeviceToHost, s); }) / 1e6;
     CHECK_CUDA(cudaFreeHost(pinned));
   }
   DeviceBuffer<char> workspace(CublasLt::kWorkspaceBytes);
@@ -140,15 +72,20 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     const auto x = random_bf16(static_cast<size_t>(gemm_size) * gemm_size, 2), w = random_bf16(static_cast<size_t>(gemm_size) * gemm_size, 3);
     DeviceBuffer<float> out(static_cast<size_t>(gemm_size) * gemm_size);
     const double operations = 2.0 * gemm_size * gemm_size * gemm_size;
-    const double ms = b.time([&](int) {
-      return library.is_open() ? library.multiply(s, out.get(), x->get(), w->get(), gemm_size, gemm_size, gemm_size, false, workspace.get())
+    if (library.is_open() &&
+        library.multiply(s, out.get(), x->get(), w->get(), gemm_size, gemm_size, gemm_size, false, workspace.get()) == cudaSuccess) {
+      b.gemm_by = library.path();
+    }
+    const double ms = b.time(Cache::kAsItIs, [&](int) {
+      return !b.gemm_by.empty() ? library.multiply(s, out.get(), x->get(), w->get(), gemm_size, gemm_size, gemm_size, false, workspace.get())
                                : gemm(s, out.get(), x->get(), w->get(), nullptr, gemm_size, gemm_size, gemm_size, false);
     });
     b.gemm_rate = operations / ms / 1e9;
-    std::printf("ceilings: copy %.0f GB/s, GEMM %.0f TFLOP/s (%s), pinned upload %.1f GB/s, download %.1f GB/s\n", b.copy_rate, b.gemm_rate,
-                library.is_open() ? "cuBLASLt" : "own kernel: no cuBLASLt here", b.upload_rate, b.download_rate);
+    b.launch_microseconds = 1e3 * b.time(Cache::kCold, [&](int) { return add(s, out.get(), out.get() + 4, 4); });
+    std::printf("ceilings: copy %.0f GB/s, GEMM %.0f TFLOP/s (%s), pinned upload %.1f GB/s, download %.1f GB/s; a launch takes %.1f us\n", b.copy_rate,
+                b.gemm_rate, b.gemm_by.empty() ? "own kernel: no cuBLASLt here" : "cuBLASLt", b.upload_rate, b.download_rate, b.launch_microseconds);
     const std::string shape = text("%d x %d x %d", gemm_size, gemm_size, gemm_size);
-    b.add("gemm", shape, 0, operations, [&](int) { return gemm(s, out.get(), x->get(), w->get(), nullptr, gemm_size, gemm_size, gemm_size, false); });
+    b.add("gemm", shape, 0, operations, Cache::kAsItIs, [&](int) { return gemm(s, out.get(), x->get(), w->get(), nullptr, gemm_size, gemm_size, gemm_size, false); });
   }
 
   // ---- Rows ----
@@ -158,21 +95,21 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     DeviceBuffer<bf16> out(static_cast<size_t>(rows) * hidden);
     const double count = static_cast<double>(rows) * hidden;
     const std::string shape = text("%d x %d", rows, hidden);
-    b.add("rms_norm", shape, 6 * count, 0, [&](int) { return rms_norm(s, out.get(), x->get(), w->get(), rows, hidden, 1e-5f); });
-    b.add("add_rms_norm", shape, 14 * count, 0, [&](int) { return add_rms_norm(s, out.get(), x->get(), y->get(), w->get(), rows, hidden, 1e-5f); });
-    b.add("add", shape, 12 * count, 0, [&](int) { return add(s, x->get(), y->get(), static_cast<int64_t>(count)); });
-    b.add("to_bf16", shape, 6 * count, 0, [&](int) { return to_bf16(s, out.get(), x->get(), static_cast<int64_t>(count)); });
+    b.add("rms_norm", shape, 6 * count, 0, Cache::kCold, [&](int) { return rms_norm(s, out.get(), x->get(), w->get(), rows, hidden, 1e-5f); });
+    b.add("add_rms_norm", shape, 14 * count, 0, Cache::kCold, [&](int) { return add_rms_norm(s, out.get(), x->get(), y->get(), w->get(), rows, hidden, 1e-5f); });
+    b.add("add", shape, 12 * count, 0, Cache::kCold, [&](int) { return add(s, x->get(), y->get(), static_cast<int64_t>(count)); });
+    b.add("to_bf16", shape, 6 * count, 0, Cache::kCold, [&](int) { return to_bf16(s, out.get(), x->get(), static_cast<int64_t>(count)); });
   }
   if (b.wanted("swiglu")) {
     const auto x = random_f32(static_cast<size_t>(rows) * 2 * ffn, 7);
     DeviceBuffer<bf16> out(static_cast<size_t>(rows) * ffn);
-    b.add("swiglu", text("%d x %d", rows, ffn), 10.0 * rows * ffn, 0, [&](int) { return swiglu(s, out.get(), x->get(), rows, ffn); });
+    b.add("swiglu", text("%d x %d", rows, ffn), 10.0 * rows * ffn, 0, Cache::kCold, [&](int) { return swiglu(s, out.get(), x->get(), rows, ffn); });
   }
   if (b.wanted("rope_split")) {
     const int width = (heads + 2 * kv_heads) * dim;
     const auto qkv = random_f32(static_cast<size_t>(rows) * width, 8), table = random_f32(static_cast<size_t>(rows) * dim, 9);
     DeviceBuffer<bf16> q(static_cast<size_t>(rows) * heads * dim), k(static_cast<size_t>(rows) * kv_heads * dim), v(k.size());
-    b.add("rope_split", text("%d x (32 + 2 * 8) x 128", rows), static_cast<double>(rows) * (6.0 * width + 4.0 * dim), 0, [&](int) {
+    b.add("rope_split", text("%d x (32 + 2 * 8) x 128", rows), static_cast<double>(rows) * (6.0 * width + 4.0 * dim), 0, Cache::kCold, [&](int) {
       return rope_split(s, q.get(), k.get(), v.get(), qkv->get(), table->get(), nullptr, rows, heads, kv_heads, dim);
     });
   }
@@ -189,13 +126,13 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     for (const int r : {1, 4, 8, 16}) {
       for (const int outputs : {small ? 256 : hidden, wide}) {
         b.add("linear", text("%d rows, %d x %d", r, outputs, hidden), 2.0 * outputs * hidden + r * (2.0 * hidden + 4.0 * outputs), 0,
-              [&, r, outputs](int i) { return linear(s, out.get(), x->get(), bf16_weight(weights[i % copies]->get()), nullptr, r, outputs, hidden, false); });
+              Cache::kRotating, [&, r, outputs](int i) { return linear(s, out.get(), x->get(), bf16_weight(weights[i % copies]->get()), nullptr, r, outputs, hidden, false); });
       }
       b.add("linear_gated", text("%d rows, 2 * %d x %d", r, wide / 2, hidden), 2.0 * wide * hidden + r * (2.0 * hidden + 1.0 * wide), 0,
-            [&, r](int i) { return linear_gated(s, out_bf16.get(), x->get(), bf16_weight(weights[i % copies]->get()), r, wide / 2, hidden); });
+            Cache::kRotating, [&, r](int i) { return linear_gated(s, out_bf16.get(), x->get(), bf16_weight(weights[i % copies]->get()), r, wide / 2, hidden); });
       if (library.is_open()) {
         b.add("linear by cuBLASLt", text("%d rows, %d x %d", r, wide, hidden), 2.0 * wide * hidden + r * (2.0 * hidden + 4.0 * wide), 0,
-              [&, r](int i) { return library.multiply(s, out.get(), x->get(), weights[i % copies]->get(), r, wide, hidden, false, workspace.get()); });
+              Cache::kRotating, [&, r](int i) { return library.multiply(s, out.get(), x->get(), weights[i % copies]->get(), r, wide, hidden, false, workspace.get()); });
       }
     }
   }
@@ -219,7 +156,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
       CHECK_CUDA(cudaDeviceSynchronize());
       for (const int r : {1, 4, 16}) {
         b.add(name, text("%d rows, %d x %d", r, wide, hidden), static_cast<double>(values + scales) + r * (2.0 * hidden + 4.0 * wide), 0,
-              [&, r](int i) { return linear(s, out.get(), x->get(), view(i), nullptr, r, wide, hidden, false); });
+              Cache::kRotating, [&, r](int i) { return linear(s, out.get(), x->get(), view(i), nullptr, r, wide, hidden, false); });
       }
     }
   }
@@ -234,9 +171,9 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     DeviceBuffer<bf16> out(q->size());
     const PrefillShape shape{tokens, tokens, heads, kv_heads, dim, 0, 0, softmax_scale};
     b.add("attention_prefill", text("%d tokens, 32 / 8 heads, d = 128", tokens), 0, 4.0 * dim * heads * (0.5 * tokens * (tokens + 1.0)),
-          [&](int) { return attention_prefill(s, nullptr, out.get(), nullptr, q->get(), contiguous(k->get(), v->get()), shape); });
+          Cache::kAsItIs, [&](int) { return attention_prefill(s, nullptr, out.get(), nullptr, q->get(), contiguous(k->get(), v->get()), shape); });
   }
-  for (const auto& [sequences, tokens] : small ? std::vector<std::pair<int, int>>{{1, 256}} : std::vector<std::pair<int, int>>{{1, 98304}, {8, 16384}, {64, 68}}) {
+  for (const auto& [sequences, tokens] : small ? std::vector<std::pair<int, int>>{{1, 256}} : std::vector<std::pair<int, int>>{{1, 4096}, {1, 98304}, {8, 16384}, {64, 68}}) {
     if (!b.wanted("attention_decode")) break;
     const size_t elements = static_cast<size_t>(sequences) * tokens * kv_heads * dim;
     const auto q = random_bf16(static_cast<size_t>(sequences) * heads * dim, 43), k = random_bf16(elements, 44), v = random_bf16(elements, 45);
@@ -244,7 +181,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     DeviceBuffer<int32_t> lengths(std::vector<int32_t>(sequences, tokens));
     const DecodeShape shape{sequences, heads, kv_heads, dim, 0, static_cast<int64_t>(tokens) * kv_heads * dim, tokens, 512, softmax_scale};
     DeviceBuffer<char> parts(attention_decode_workspace(shape));
-    b.add("attention_decode", text("%d x %d tokens, 32 / 8 heads, d = 128", sequences, tokens), 4.0 * static_cast<double>(elements), 0, [&](int) {
+    b.add("attention_decode", text("%d x %d tokens, 32 / 8 heads, d = 128", sequences, tokens), 4.0 * static_cast<double>(elements), 0, Cache::kCold, [&](int) {
       return attention_decode(s, out.get(), nullptr, lse.get(), parts.get(), q->get(), contiguous(k->get(), v->get()), lengths.get(), nullptr, shape);
     });
   }
@@ -252,7 +189,7 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     const int count = rows * heads;
     const auto x = random_f32(static_cast<size_t>(count) * dim, 46), y = random_f32(static_cast<size_t>(count) * dim, 47), lse = random_f32(count, 48);
     DeviceBuffer<bf16> out(x->size());
-    b.add("merge_attention", text("%d rows of 128", count), 10.0 * count * dim + 8.0 * count, 0, [&](int) {
+    b.add("merge_attention", text("%d rows of 128", count), 10.0 * count * dim + 8.0 * count, 0, Cache::kCold, [&](int) {
       return merge_attention(s, nullptr, out.get(), nullptr, x->get(), lse->get(), y->get(), lse->get(), count, dim);
     });
   }
@@ -270,17 +207,17 @@ void run_all(Bench& b, CublasLt& library, bool small) {
     DeviceBuffer<float> norms(keys), mean(static_cast<size_t>(kv_heads) * dim);
     const HashShape all{keys, dim, bits, tables, dim, 1, keys};
     b.add("simhash", text("%d keys, (10, 150), d = 128", keys), static_cast<double>(keys) * (2.0 * dim + 2.0 * tables + 4), 2.0 * keys * dim * bits * tables,
-          [&](int) { return simhash_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), projections.get(), all); });
+          Cache::kAsItIs, [&](int) { return simhash_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), projections.get(), all); });
     const HashShape queries{heads, dim, bits, tables, dim, tables, 1};
     b.add("simhash", "32 queries, (10, 150), d = 128", 0, 2.0 * heads * dim * bits * tables,
-          [&](int) { return simhash_bf16(s, codes.get(), nullptr, nullptr, x->get(), nullptr, projections.get(), queries); });
+          Cache::kAsItIs, [&](int) { return simhash_bf16(s, codes.get(), nullptr, nullptr, x->get(), nullptr, projections.get(), queries); });
     DeviceBuffer<uint32_t> flips(hadamard_words(dim, bits, tables));
     CHECK_CUDA(hadamard_flips(nullptr, flips.get(), dim, bits, tables, 1));
     CHECK_CUDA(cudaDeviceSynchronize());
     b.add("simhash (hadamard)", text("%d keys, (10, 150), d = 128", keys), static_cast<double>(keys) * (2.0 * dim + 2.0 * tables + 4), 0,
-          [&](int) { return hadamard_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), flips.get(), all); });
+          Cache::kCold, [&](int) { return hadamard_bf16(s, codes.get(), norms.get(), nullptr, x->get(), centre->get(), flips.get(), all); });
     b.add("column_mean", text("%d rows, 8 x 128", keys / kv_heads), 2.0 * keys * dim, 0,
-          [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
+          Cache::kCold, [&](int) { return column_mean_bf16(s, mean.get(), x->get(), keys / kv_heads, kv_heads, dim, kv_heads * dim, dim); });
   }
   if (b.wanted("sketch")) {
     const int keys = small ? 48 : 98304, room = small ? 48 : 6144, pages = (keys + kSketchPage - 1) / kSketchPage;
@@ -298,11 +235,11 @@ void run_all(Bench& b, CublasLt& library, bool small) {
       DeviceBuffer<char> scratch(sketch_draw_workspace(shape, 1, keys));
       const SketchView view{codes.get(), factors.get(), nullptr, pages};
       const double key_bytes = words * 4.0 + 2;
-      b.add("sketch_encode", text("8 x %d keys, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * (2.0 * dim + key_bytes), 0, [&](int) {
+      b.add("sketch_encode", text("8 x %d keys, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * (2.0 * dim + key_bytes), 0, Cache::kCold, [&](int) {
         return sketch_encode(s, view, nullptr, x->get(), true, nullptr, flips.get(), shape, SketchKeys{0, 0, keys, kv_heads * dim, dim});
       });
       const SketchDraw draw{1, keys, room, heads * dim, {SketchBudget::kShare, 0.05, 0, 1}, 0.02, softmax_scale, 0, 1};
-      b.add("sketch_draw", text("5%% of 8 x %d keys, 32 queries, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * key_bytes, 0, [&](int) {
+      b.add("sketch_draw", text("5%% of 8 x %d keys, 32 queries, %d bits, d = 128", keys, width), static_cast<double>(kv_heads) * keys * key_bytes, 0, Cache::kCold, [&](int) {
         return sketch_draw(s, samples.get(), scratch.get(), view, q->get(), flips.get(), lengths.get(), steps.get(), shape, draw);
       });
     }
@@ -317,19 +254,19 @@ void run_all(Bench& b, CublasLt& library, bool small) {
       for (uint16_t& code : host) code = static_cast<uint16_t>(random() & ((1u << width) - 1));
       codes.upload(host);
       b.add("table_build", text("%d tables of %d keys, %d bits", count, keys, width), 4.0 * count * keys + 2.0 * static_cast<double>(starts.size()), 0,
-            [&](int) { return table_build(s, starts.get(), ids.get(), scratch.get(), codes.get(), keys, width, count, keys); });
+            Cache::kCold, [&](int) { return table_build(s, starts.get(), ids.get(), scratch.get(), codes.get(), keys, width, count, keys); });
     }
   }
 }
 
-void write_json(const std::string& file, const Bench& b, const cudaDeviceProp& device, const std::string& gemm_by) {
+void write_json(const std::string& file, const Bench& b, const cudaDeviceProp& device) {
   std::ofstream out(file);
   char date[32];
   const std::time_t now = std::time(nullptr);
   std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
   out << "{\n  \"device\": \"" << device.name << "\",\n  \"computeCapability\": \"" << device.major << "." << device.minor << "\",\n  \"date\": \"" << date
-      << "\",\n  \"ceilings\": {\"copyGBs\": " << b.copy_rate << ", \"gemmTflops\": " << b.gemm_rate << ", \"gemmBy\": \"" << gemm_by
-      << "\", \"pinnedUploadGBs\": " << b.upload_rate << ", \"pinnedDownloadGBs\": " << b.download_rate << "},\n  \"results\": [\n";
+      << "\",\n  \"ceilings\": {\"copyGBs\": " << b.copy_rate << ", \"gemmTflops\": " << b.gemm_rate << ", \"gemmBy\": \"" << (b.gemm_by.empty() ? "own kernel" : b.gemm_by)
+      << "\", \"pinnedUploadGBs\": " << b.upload_rate << ", \"pinnedDownloadGBs\": " << b.download_rate << ", \"launchMicroseconds\": " << b.launch_microseconds << "},\n  \"results\": [\n";
   for (size_t i = 0; i < b.results.size(); ++i) {
     const Result& r = b.results[i];
     out << "    {\"kernel\": \"" << r.name << "\", \"shape\": \"" << r.shape << "\", \"milliseconds\": " << r.milliseconds << ", \"bytes\": " << r.bytes
@@ -372,8 +309,8 @@ int main(int argc, char** argv) {
               device.l2CacheSize / 1e6);
   CublasLt library;
   if (!library.open()) std::printf("%s\n", library.why_not().c_str());
-  Bench bench(filter, small);
+  Bench bench(filter, small, static_cast<size_t>(device.l2CacheSize));
   run_all(bench, library, small);
-  if (!json.empty()) write_json(json, bench, device, library.is_open() ? library.path() : "own kernel");
+  if (!json.empty()) write_json(json, bench, device);
   return 0;
 }

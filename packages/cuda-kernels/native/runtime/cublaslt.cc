@@ -18,6 +18,8 @@ constexpr int kReal32F = 0, kRealBF16 = 14;    // CUDA_R_32F, CUDA_R_16BF
 constexpr int kTransposeA = 3;                 // CUBLASLT_MATMUL_DESC_TRANSA
 constexpr int32_t kOperationT = 1;             // CUBLAS_OP_T
 constexpr int kMaxWorkspaceBytes = 1;          // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+constexpr int kMinAlignments[] = {5, 6, 7, 8};  // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{A,B,C,D}_BYTES
+constexpr uint32_t kAlignment = 16;            // of every array, as the kernels' own; the library would count on 256
 struct Algorithm {
   uint64_t data[8];
 };
@@ -216,6 +218,8 @@ cudaError_t CublasLt::multiply(cudaStream_t stream, float* out, const bf16* x, c
                    f.layout_create(&plan->out, kReal32F, static_cast<uint64_t>(outputs), static_cast<uint64_t>(rows), outputs) == 0 &&
                    f.preference_create(&preference) == 0 &&
                    f.preference_set(preference, kMaxWorkspaceBytes, &workspace_bytes, sizeof workspace_bytes) == 0 &&
+                   std::all_of(std::begin(kMinAlignments), std::end(kMinAlignments),
+                               [&](int attribute) { return f.preference_set(preference, attribute, &kAlignment, sizeof kAlignment) == 0; }) &&
                    f.heuristic(handle_, plan->description, plan->weight, plan->x, plan->out, plan->out, preference, 1, &best, &returned) == 0 &&
                    returned > 0 && best.state == 0;
     if (preference != nullptr) f.preference_destroy(preference);

@@ -18,13 +18,24 @@
 
 namespace magicpig::test {
 
+// What is being tested or measured, for the message when a call fails.
+inline const char*& running() {
+  static const char* what = "";
+  return what;
+}
+
+[[noreturn]] inline void fail(const char* file, int line, const char* call, cudaError_t status) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "%s:%d: %s: %s (%s)%s%s\n", file, line, call, cudaGetErrorName(status), cudaGetErrorString(status),
+               *running() != '\0' ? ", during " : "", running());
+  std::fprintf(stderr, "A kernel's fault shows at the next call that waits; with CUDA_LAUNCH_BLOCKING=1 it shows at its launch.\n");
+  std::exit(2);
+}
+
 #define CHECK_CUDA(call)                                                                                        \
   do {                                                                                                          \
     const cudaError_t status_ = (call);                                                                         \
-    if (status_ != cudaSuccess) {                                                                               \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_));          \
-      std::exit(2);                                                                                             \
-    }                                                                                                           \
+    if (status_ != cudaSuccess) ::magicpig::test::fail(__FILE__, __LINE__, #call, status_);                      \
   } while (false)
 
 // Device memory with every byte 0xff (NaN, -1) at first. On a GPU a guarded stretch follows, which check_guard looks at; the

@@ -2,11 +2,17 @@
 //
 //   kernels-test [--seed N] [--filter NAME] [--quick]
 //
-// Exit status 0: all passed; 1: something differed; 2: a CUDA call failed; 77: no device. Built against the emulator it runs the
-// same checks on the CPU, in three orders of threads.
+// Exit status 0: all passed; 1: something differed; 2: a CUDA call failed; 77: no device. Each kernel's tests run in a process of
+// their own, since a fault ends the use of CUDA in a process; not so with --quick (for tools that watch one process) or
+// --filter. Built against the emulator it runs the same checks on the CPU, in three orders of threads.
+#include <spawn.h>
+#include <sys/wait.h>
+
 #include <chrono>
 
 #include "context.h"
+
+extern char** environ;
 
 namespace magicpig::test {
 namespace {
@@ -28,10 +34,12 @@ constexpr Case kCases[] = {
     {"fill", test_fill},           {"streams", test_streams},
 };
 
-int run_all(uint64_t seed, const std::string& filter, bool quick, const char* order) {
+// Cases whose names contain `filter`, or the one of that name.
+int run_all(uint64_t seed, const std::string& filter, bool exact, bool quick, const char* order) {
   int failures = 0, checks = 0;
   for (const Case& test : kCases) {
-    if (!filter.empty() && std::string(test.name).find(filter) == std::string::npos) continue;
+    if (exact ? test.name != filter : std::string(test.name).find(filter) == std::string::npos) continue;
+    running() = test.name;
     Context context{Random(seed), quick};
     const auto start = std::chrono::steady_clock::now();
     test.run(context);
@@ -46,6 +54,27 @@ int run_all(uint64_t seed, const std::string& filter, bool quick, const char* or
   return failures;
 }
 
+// Starts this program anew for each case; the number of those that did not pass.
+int run_apart(const char* program, uint64_t seed) {
+  std::string seed_text = std::to_string(seed);
+  std::vector<std::string> failed;
+  for (const Case& test : kCases) {
+    std::string name = test.name, seed_option = "--seed", filter_option = "--filter", part_option = "--part";
+    char* arguments[] = {const_cast<char*>(program), seed_option.data(), seed_text.data(), filter_option.data(), name.data(), part_option.data(), nullptr};
+    pid_t child = 0;
+    int status = 0;
+    std::fflush(stdout);
+    if (posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, arguments, environ) != 0 || waitpid(child, &status, 0) != child ||
+        !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+      failed.push_back(name);
+      if (WIFSIGNALED(status)) std::printf("%-18s FAILED by signal %d\n", test.name, WTERMSIG(status));
+    }
+  }
+  for (const std::string& name : failed) std::printf("FAILED: %s\n", name.c_str());
+  std::printf("%zu of %zu kernels failed (seed %s)\n", failed.size(), std::size(kCases), seed_text.c_str());
+  return static_cast<int>(failed.size());
+}
+
 }  // namespace
 }  // namespace magicpig::test
 
@@ -53,7 +82,7 @@ int main(int argc, char** argv) {
   using namespace magicpig::test;
   uint64_t seed = std::random_device{}();
   std::string filter;
-  bool quick = false;
+  bool quick = false, part = false;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--seed" && i + 1 < argc) {
@@ -62,13 +91,18 @@ int main(int argc, char** argv) {
       filter = argv[++i];
     } else if (argument == "--quick") {
       quick = true;
+    } else if (argument == "--part") {  // one case, started by run_apart
+      part = true;
     } else {
       std::fprintf(stderr, "usage: kernels-test [--seed N] [--filter NAME] [--quick]\n");
       return 2;
     }
   }
-  int failures = test_layout();
-  std::printf("layout             %s\n", failures == 0 ? "ok" : "FAILED");
+  int failures = 0;
+  if (!part) {
+    failures = test_layout();
+    std::printf("layout             %s\n", failures == 0 ? "ok" : "FAILED");
+  }
 
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
@@ -76,9 +110,12 @@ int main(int argc, char** argv) {
     std::printf("no CUDA device (%s): only the layout was checked\n", status == cudaSuccess ? "none found" : cudaGetErrorString(status));
     return failures == 0 ? 77 : 1;
   }
-  cudaDeviceProp properties;
-  CHECK_CUDA(cudaGetDeviceProperties(&properties, 0));
-  std::printf("device: %s, compute capability %d.%d\n", properties.name, properties.major, properties.minor);
+  if (!part) {
+    cudaDeviceProp properties;
+    CHECK_CUDA(cudaGetDeviceProperties(&properties, 0));
+    std::printf("device: %s, compute capability %d.%d\n", properties.name, properties.major, properties.minor);
+    if (!quick && filter.empty()) return failures + run_apart(argv[0], seed) == 0 ? 0 : 1;
+  }
 
 #if defined(MAGICPIG_EMULATE)
   constexpr std::pair<emulator::Order, const char*> kOrders[] = {{emulator::Order::kForward, ", threads forward"},
@@ -86,10 +123,10 @@ int main(int argc, char** argv) {
                                                                  {emulator::Order::kShuffled, ", threads shuffled"}};
   for (const auto& [order, text] : kOrders) {
     emulator::set_order(order, static_cast<uint32_t>(seed));
-    failures += run_all(seed, filter, quick, text);
+    failures += run_all(seed, filter, part, quick, text);
   }
 #else
-  failures += run_all(seed, filter, quick, "");
+  failures += run_all(seed, filter, part, quick, "");
 #endif
   return failures == 0 ? 0 : 1;
 }
