@@ -186,10 +186,9 @@ class Attention {
     states_bytes_ = Align(size_t{rows} * state_size_ * sizeof(float));
     selections_bytes_ = Align(group_ * sizeof(magicpig_selection));
     const size_t tile = largest_tile_ > 0 ? Align(kernels_.tile_bytes(dim_)) : 0;
-    weights_bytes_ = Align((size_t{largest_selection_} + kTileKeys) * sizeof(float));
-    const size_t scores = args_.standard_error != nullptr ? 2 * weights_bytes_ : weights_bytes_;
+    if (args_.standard_error != nullptr) scores_bytes_ = Align((size_t{largest_selection_} + kTileKeys) * sizeof(float));
     for (Buffer& buffer : store_.workspace().threads) {
-      buffer.Reserve(queries_bytes_ + 2 * states_bytes_ + selections_bytes_ + std::max(tile, scores));
+      buffer.Reserve(queries_bytes_ + 2 * states_bytes_ + selections_bytes_ + std::max(tile, 2 * scores_bytes_));
     }
     store_.workspace().partials.Reserve(partials_ * sizeof(float));
     std::atomic<uint32_t>* remaining = store_.workspace().ReserveRemaining(counters_);
@@ -206,8 +205,8 @@ class Attention {
     float* part;       // (rows): states of a part of the keys
     magicpig_selection* selections;  // (group)
     void* tile;        // packed keys and values
-    float* weights;      // (selected keys); the same memory as tile
-    float* corrections;  // (selected keys), or nullptr
+    float* scores;       // (selected keys) for the standard error, or nullptr; the same memory as tile
+    float* corrections;  // (selected keys), likewise
   };
 
   Scratch ScratchOf(uint32_t thread) const {
@@ -220,8 +219,8 @@ class Attention {
             reinterpret_cast<float*>(states + states_bytes_),
             reinterpret_cast<magicpig_selection*>(selections),
             rest,
-            reinterpret_cast<float*>(rest),
-            args_.standard_error != nullptr ? reinterpret_cast<float*>(rest + weights_bytes_) : nullptr};
+            args_.standard_error != nullptr ? reinterpret_cast<float*>(rest) : nullptr,
+            args_.standard_error != nullptr ? reinterpret_cast<float*>(rest + scores_bytes_) : nullptr};
   }
 
   void RunTask(const Task& task, uint32_t thread) {
@@ -335,7 +334,7 @@ class Attention {
       const magicpig_selection* next = head + 1 < task.heads ? &selections[head + 1] : nullptr;
       kernels_.extend_selection(rows, sampling.begin, selections[head], next,
                                 scratch.queries + head * kernels_.query_bytes(dim_), Query(task, 0, head), scale_,
-                                scratch.weights, scratch.corrections, scratch.states + head * state_size_);
+                                scratch.scores, scratch.corrections, scratch.states + head * state_size_);
       keys += selections[head].count;
       if (args_.standard_error != nullptr) {
         const size_t row = entry.row + task.row;
@@ -356,7 +355,9 @@ class Attention {
     // Only prefill tiles use scratch.part, so its first state is free for the mean here.
     float* mean = scratch.part;
     for (uint32_t i = 0; i < PaddedDim(dim_); ++i) mean[i] = state[i] / sum;
-    return std::sqrt(kernels_.selection_variance(rows, first, selection, scratch.weights, scratch.corrections, mean)) / sum;
+    const float variance = kernels_.selection_variance(rows, first, selection, scratch.scores, scratch.corrections,
+                                                       StateMax(state, dim_), mean);
+    return std::sqrt(variance) / sum;
   }
 
   void Fail(uint32_t entry, const char* reason) {
@@ -428,7 +429,7 @@ class Attention {
   uint32_t largest_selection_ = 0;
   size_t partials_ = 0;  // floats
   size_t counters_ = 0;
-  size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0, weights_bytes_ = 0;
+  size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0, scores_bytes_ = 0;
   std::vector<std::atomic<uint64_t>> keys_read_;  // (rows)
   std::atomic<uint32_t> failed_entry_{kNone};
   std::atomic<const char*> failure_{""};

@@ -30,22 +30,20 @@ constexpr MAGICPIG_INLINE uint32_t StateSize(uint32_t dim) { return PaddedDim(di
 MAGICPIG_INLINE float& StateMax(float* state, uint32_t dim) { return state[PaddedDim(dim)]; }
 MAGICPIG_INLINE float& StateSum(float* state, uint32_t dim) { return state[PaddedDim(dim) + 1]; }
 
-// Where the rows of one KV head of one layer of one sequence lie.
+// Where the rows of one KV head of one layer of one sequence lie. A token's key and value are adjacent: a sampled token is then
+// one place of memory and not two.
 struct HeadRows {
   const uint8_t* const* pages;  // (pages of the sequence)
-  size_t keys;                  // bytes from a page's start to the head's keys (page_tokens, dim)
-  size_t values;                // likewise for its values
+  size_t offset;                // bytes from a page's start to the head's rows (page_tokens, 2): key, value
   uint32_t page_shift;          // log2 of page_tokens
   uint32_t row_bytes;
   uint32_t dim;
 
-  MAGICPIG_INLINE const uint8_t* Key(uint32_t token) const { return Row(token) + keys; }
-  MAGICPIG_INLINE const uint8_t* Value(uint32_t token) const { return Row(token) + values; }
-
- private:
-  MAGICPIG_INLINE const uint8_t* Row(uint32_t token) const {
-    return pages[token >> page_shift] + static_cast<size_t>(token & ((1u << page_shift) - 1)) * row_bytes;
+  MAGICPIG_INLINE const uint8_t* Key(uint32_t token) const {
+    const size_t in_page = token & ((1u << page_shift) - 1);
+    return pages[token >> page_shift] + offset + in_page * 2 * row_bytes;
   }
+  MAGICPIG_INLINE const uint8_t* Value(uint32_t token) const { return Key(token) + row_bytes; }
 };
 
 // Tile of query rows for ExtendTile: row r belongs to position first + r / group.
@@ -78,16 +76,16 @@ struct Kernels {
 
   // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says. `next` is
   // what the next call will read of the same rows, or nullptr.
-  // query (dim) is the raw query and scale the factor it was prepared with; weights has room for count + 64 floats
-  // and receives e^{s_i - log u_i - max}. corrections, likewise, receives -log u_i unless it is nullptr.
+  // query (dim) is the raw query and scale the factor it was prepared with. `scores` receives s_i - log u_i and `corrections`
+  // -log u_i; both have room for count + 64 floats, or both are nullptr.
   void (*extend_selection)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
                            const magicpig_selection* next, const void* prepared, const float* query, float scale,
-                           float* weights, float* corrections, float* state);
+                           float* scores, float* corrections, float* state);
 
-  // sum_i w_i^2 (1 - u_i) |v_i - mean|^2 over the selected keys, from what extend_selection left: the variance of the
-  // weighted sum when keys are included independently.
+  // sum_i w_i^2 (1 - u_i) |v_i - mean|^2 over the selected keys, w_i = e^{s_i - log u_i - max}, from what extend_selection
+  // left: the variance of the weighted sum when keys are included independently.
   float (*selection_variance)(const HeadRows& rows, uint32_t first, const magicpig_selection& selection,
-                              const float* weights, const float* corrections, const float* mean);
+                              const float* scores, const float* corrections, float max, const float* mean);
 
   // Extends the states of a tile of queries by the tokens [begin, end) that lie at or before each query's position.
   // begin is a multiple of kTileKeys.

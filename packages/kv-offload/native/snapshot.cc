@@ -31,7 +31,7 @@ Status LoadSnapshot(const std::shared_ptr<Store>&, const std::string&, Snapshot&
 
 namespace {
 
-constexpr char kMagic[8] = {'M', 'P', 'I', 'G', 'K', 'V', 'S', '2'};
+constexpr char kMagic[8] = {'M', 'P', 'I', 'G', 'K', 'V', 'S', '3'};
 constexpr uint32_t kByteOrder = 0x01020304;
 constexpr size_t kHeaderBytes = 4096;  // so that the pages can be mapped where they lie
 constexpr size_t kAlignment = 64;      // of pages and attachments
@@ -169,7 +169,7 @@ uint64_t ChecksumOf(Header header, const std::vector<uint64_t>& sums) {
 bool WritePage(const Shape& shape, const uint8_t* page, size_t tokens, Writer& writer) {
   if (tokens == shape.page_tokens) return writer.Write(page, shape.page_bytes());
   const std::vector<uint8_t> zeros(shape.block_bytes());
-  const size_t used = tokens * shape.row_bytes();
+  const size_t used = tokens * shape.token_bytes();
   for (size_t offset = 0; offset < shape.page_bytes(); offset += shape.block_bytes()) {
     if (!writer.Write(page + offset, used) || !writer.Write(zeros.data(), shape.block_bytes() - used)) return false;
   }

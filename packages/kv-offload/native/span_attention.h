@@ -6,66 +6,44 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "row_block.h"
 #include "softmax.h"
 
 namespace magicpig::kv {
 
 // Bytes between the prefetch of a line into the second cache and its use, measured. The rows of a page lie one behind the
-// other, keys, values, and those of the next head, so that what is ahead in memory is what is read next. A line is
-// prefetched with each line that is used: the few that may be on their way at once limit what is read, and a burst leaves
-// them idle afterwards.
-inline constexpr uint32_t kAheadInSpan = 12288;
-// Rows of a tile's values whose lines ahead are prefetched during the softmax, which reads no rows: its share of the time.
+// other, token by token and head by head, so that what is ahead in memory is what is read next.
+inline constexpr uint32_t kAheadInSpan = 24576;
+// Rows of a tile whose lines ahead are prefetched during the softmax, which reads none: its share of the time.
 inline constexpr uint32_t kRowsInSoftmax = 12;
 inline constexpr int kMaxGroup = 4;  // query heads that share one pass over the rows
 
-// The rows of a tile, n of them.
-struct TilePointers {
-  const uint8_t* keys[kTileKeys];
-  const uint8_t* values[kTileKeys];
-  uint32_t n;
-
-  MAGICPIG_INLINE const uint8_t* AfterKey(uint32_t j) const { return keys[j < n ? j : n - 1] + kAheadInSpan; }
-  MAGICPIG_INLINE const uint8_t* AfterValue(uint32_t j) const {
-    return j < n && j < kTileKeys - kRowsInSoftmax ? values[j] + kAheadInSpan : values[n - 1];
-  }
-  MAGICPIG_INLINE void PrefetchInSoftmax(uint32_t part, uint32_t parts, uint32_t row_bytes) const {
-    constexpr uint32_t kFirst = kTileKeys - kRowsInSoftmax;
-    const uint32_t end = kFirst + (part + 1) * kRowsInSoftmax / parts;
-    for (uint32_t j = kFirst + part * kRowsInSoftmax / parts; j < end && j < n; ++j) {
-      for (uint32_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(values[j] + kAheadInSpan + i, 0, 2);
-    }
-  }
-};
-
 template <class Core, int G>
-MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const TilePointers& tile, const void* queries, float* states) {
+MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const RowBlock& tile, const void* queries, float* states) {
   const uint32_t dim = rows.dim, stride = StateSize(dim);
   alignas(64) float scores[G * kTileKeys + Core::V::kLanes];
-  Core::template Scores<G>(tile.keys, tile.n, queries, dim, scores, [&](uint32_t j) { return tile.AfterKey(j); });
+  Core::template Scores<G>(tile.keys, tile.n, queries, dim, scores, [&](uint32_t j) { return tile.Row(j) + kAheadInSpan; });
+  uint32_t row = tile.n;
   float scale[G];
   for (int g = 0; g < G; ++g) {
     float* state = states + g * stride;
-    tile.PrefetchInSoftmax(g, G, rows.row_bytes);
+    for (uint32_t i = 0; i < kRowsInSoftmax / G; ++i) PrefetchRow(tile.Row(row++) + kAheadInSpan, rows.row_bytes);
     scale[g] = Softmax<typename Core::V>(scores + g * kTileKeys, tile.n, kTileKeys, StateMax(state, dim),
                                          StateSum(state, dim));
   }
   Core::template Accumulate<G>(tile.values, tile.n, scores, dim, scale, states, stride,
-                               [&](uint32_t j) { return tile.AfterValue(j); });
+                               [&](uint32_t j) { return tile.Row(row + j) + kAheadInSpan; });
 }
 
 template <class Core>
 void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
                 float* states) {
   const uint32_t query_bytes = Core::QueryBytes(rows.dim), stride = StateSize(rows.dim);
-  TilePointers tile;
+  RowBlock tile;
   for (uint32_t token = begin; token < end; token += tile.n) {
     const uint32_t next = (token / kTileKeys + 1) * kTileKeys;
     tile.n = (next < end ? next : end) - token;
-    for (uint32_t j = 0; j < tile.n; ++j) {
-      tile.keys[j] = rows.Key(token + j);
-      tile.values[j] = rows.Value(token + j);
-    }
+    for (uint32_t j = 0; j < tile.n; ++j) tile.Set(j, rows, token + j);
     for (uint32_t done = 0; done < count;) {
       const auto* query = static_cast<const uint8_t*>(queries) + done * query_bytes;
       float* state = states + done * stride;

@@ -37,7 +37,7 @@ void Store::Dispose() {
 }
 
 void Store::CopyRows(const Page& from, Page& to, uint32_t tokens) const {
-  const size_t block = shape_.block_bytes(), used = size_t{tokens} * shape_.row_bytes();
+  const size_t block = shape_.block_bytes(), used = tokens * shape_.token_bytes();
   for (size_t offset = 0; offset < shape_.page_bytes(); offset += block) {
     std::memcpy(to.data + offset, from.data + offset, used);
   }
@@ -200,10 +200,8 @@ void Sequence::Dispose() {
 
 HeadRows Sequence::Rows(uint32_t layer, uint32_t head) const {
   const Shape& shape = store_->shape();
-  const size_t keys = shape.KeyOffset(layer, head);
   return {bases_.data(),
-          keys,
-          keys + shape.block_bytes(),
+          (size_t{layer} * shape.kv_heads + head) * shape.block_bytes(),
           static_cast<uint32_t>(std::countr_zero(shape.page_tokens)),
           shape.row_bytes(),
           shape.dim};

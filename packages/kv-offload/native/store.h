@@ -37,10 +37,10 @@ struct Shape {
 
   uint32_t group() const { return query_heads / kv_heads; }
   uint32_t row_bytes() const { return RowBytes(dtype, dim); }
-  // A page holds, for each layer and KV head, the keys (page_tokens, dim) and then the values (page_tokens, dim).
-  size_t block_bytes() const { return size_t{page_tokens} * row_bytes(); }
-  size_t page_bytes() const { return block_bytes() * 2 * kv_heads * layers; }
-  size_t KeyOffset(uint32_t layer, uint32_t head) const { return (size_t{layer} * kv_heads + head) * 2 * block_bytes(); }
+  size_t token_bytes() const { return size_t{2} * row_bytes(); }
+  // A page holds, for each layer and KV head, a block of rows (page_tokens, 2): the key and the value of each token.
+  size_t block_bytes() const { return page_tokens * token_bytes(); }
+  size_t page_bytes() const { return block_bytes() * kv_heads * layers; }
 };
 
 class Sequence;
