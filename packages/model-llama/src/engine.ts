@@ -71,13 +71,14 @@ export class Engine implements Disposable {
     this.#memory = new Memory({ cache, maxBytes, reuse, snapshots });
     const fits = this.#memory.fits.bind(this.#memory);
     this.#scheduler = new Scheduler({ maxSequences, maxQueue, fits });
-    this.#pace = new StepPace(operationsOf(options.llama.config));
+    const { config, maxRows } = options.llama;
+    this.#pace = new StepPace(operationsOf(config), maxRows - Engine.maxRows(maxSequences, 0));
     this.#clock = new StepClock(options.llama, cache.times);
   }
 
-  /** Rows of a step at most, for the size of a {@link Llama}'s activations. */
-  static maxRows(maxSequences: number): number {
-    return MOST_PREFILL_TOKENS + 1 + maxSequences;
+  /** Rows of a step with so many prompt tokens at most, for the size of a {@link Llama}'s activations. */
+  static maxRows(maxSequences: number, prefillTokens = MOST_PREFILL_TOKENS): number {
+    return prefillTokens + 1 + maxSequences;
   }
 
   get idle(): boolean {

@@ -4,6 +4,7 @@ import { KvStore } from '@magicpig/kv-offload';
 import { resolveAttention } from './attention-options.js';
 import type { Backend, Tensor } from './backend.js';
 import type { Checkpoint } from './checkpoint.js';
+import { Engine } from './engine.js';
 import { CacheTooSmallError, InvalidRequestError } from './errors.js';
 import type { KvCache, KvFiles } from './kv-cache.js';
 import { loadLlamaWeights, type WeightBackend } from './llama-weights.js';
@@ -14,6 +15,8 @@ export interface Machine extends Disposable {
   readonly backend: Backend;
   /** Threads and operators of the host. */
   readonly cpu: CpuBackend;
+  /** Rows of a step, at most. */
+  readonly maxRows: number;
   /**
    * The cache of keys and values.
    *
@@ -32,14 +35,13 @@ export function cpuMachine(checkpoint: Checkpoint, settings: EngineSettings): Ma
   return {
     backend: cpu,
     cpu,
+    maxRows: Engine.maxRows(settings.maxSequences),
     openCache: (bytes) => ({ cache: openStore(checkpoint, settings, cpu, bytes), bytes }),
     [Symbol.dispose]: () => cpu[Symbol.dispose](),
   };
 }
 
 export interface CudaMachineOptions {
-  /** Rows of a step, at most. */
-  maxRows: number;
   /** Instead of the device: its emulation on the CPU, for tests. */
   emulate?: boolean | undefined;
   signal?: AbortSignal | undefined;
@@ -55,7 +57,7 @@ export interface CudaMachineOptions {
 export async function cudaMachine(
   checkpoint: Checkpoint,
   settings: EngineSettings,
-  { maxRows, emulate = false, signal }: CudaMachineOptions,
+  { emulate = false, signal }: CudaMachineOptions,
 ): Promise<Machine> {
   const kernels = await importKernels();
   const cpu = new CpuBackend(settings.threads === undefined ? {} : { threads: settings.threads });
@@ -69,6 +71,8 @@ export async function cudaMachine(
     owned.push(backend);
     const onHost = settings.attention.policy !== 'dense';
     const { config } = checkpoint;
+    const prefillTokens = Math.min(kernels.CudaBackend.prefillTokens, settings.contextTokens);
+    const maxRows = Engine.maxRows(settings.maxSequences, prefillTokens);
     const shape = { ...config, ...settings, maxRows };
     const weights = await measureWeights(checkpoint, backend, settings, signal);
     // What a cache on the host is does not matter to what the device needs beside it.
@@ -102,7 +106,7 @@ export async function cudaMachine(
       // Its steps are those of a device: layerAttention knows them.
       return { cache: cache as unknown as KvCache & KvFiles, bytes: onHost ? hostBytes : cache.devicePages.bytes };
     };
-    return { backend, cpu, openCache, [Symbol.dispose]: dispose };
+    return { backend, cpu, maxRows, openCache, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     if (error instanceof kernels.UnavailableError) {

@@ -56,14 +56,13 @@ export async function createModelHost(
     for (const thing of owned.splice(0).reverse()) thing[Symbol.dispose]();
   };
   try {
-    const maxRows = Engine.maxRows(maxSequences);
     const { signal, onProgress } = options;
     const machine = own(
       settings.backend === 'cuda'
-        ? await cudaMachine(checkpoint, settings, { maxRows, emulate, signal })
+        ? await cudaMachine(checkpoint, settings, { emulate, signal })
         : cpuMachine(checkpoint, settings),
     );
-    const { backend } = machine;
+    const { backend, maxRows } = machine;
     const dtype = format === 'f32' ? 'f32' : 'bf16';
     const fingerprint = new Fingerprint(checkpoint, `${format} ${dtype}`);
     const weights = own(await loadLlamaWeights(fingerprint.checkpoint, backend, { format, signal, onProgress }));

@@ -1,4 +1,4 @@
-/** Prompt tokens in a step: more would not make the matrix products any faster. */
+/** Prompt tokens in a step of a CPU: more would not make the matrix products any faster. */
 export const MOST_PREFILL_TOKENS = 512;
 /** A chunk of one row is computed like a decoded token: there is none. */
 const LEAST_PREFILL_TOKENS = 2;
@@ -51,8 +51,14 @@ export class StepPace {
   /** Part by which work has taken longer than expected, at its worst, forgotten slowly. */
   #margin = FIRST_MARGIN;
 
-  /** @param operations Multiplications and additions, about: for a token's matrix products, and for attention to one key. */
-  constructor({ token, pair }: { token: number; pair: number }) {
+  readonly #mostTokens: number;
+
+  /**
+   * @param operations Multiplications and additions, about: for a token's matrix products, and for attention to one key.
+   * @param mostTokens Prompt tokens in a step.
+   */
+  constructor({ token, pair }: { token: number; pair: number }, mostTokens = MOST_PREFILL_TOKENS) {
+    this.#mostTokens = mostTokens;
     this.#costs = [...[token, pair, VECTOR_FACTOR * token].map((n) => n / FIRST_OPERATIONS), FIRST_INDEX_MS];
   }
 
@@ -69,7 +75,7 @@ export class StepPace {
         const fit = Math.floor((2 * left) / (first + Math.sqrt(first ** 2 + 2 * pair * left)));
         const least = taken === 0 ? LEAST_PREFILL_TOKENS : 0;
         const whole = fit >= ROWS ? fit - (fit % ROWS) : fit;
-        return Math.min(Math.max(whole, least), MOST_PREFILL_TOKENS - taken);
+        return Math.min(Math.max(whole, least), this.#mostTokens - taken);
       },
       take: (begin, end) => {
         taken += end - begin;

@@ -42,6 +42,8 @@ export interface CudaBackendOptions {
  * products take them in bf16 and sum in float32. Operators are queued in call order and return at once; `toHost` waits.
  */
 export class CudaBackend implements Disposable {
+  /** Prompt tokens of a step that keep a device busy; more would only take memory. */
+  static readonly prefillTokens = 2048;
   readonly name = 'cuda';
   /** Operators run beside what the host does. */
   readonly overlaps = true;

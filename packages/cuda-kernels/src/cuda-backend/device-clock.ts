@@ -27,18 +27,23 @@ export class DeviceClock implements Disposable {
     const start = this.#started;
     this.#started = undefined;
     this.#pending.push({ start, end: this.#mark() });
+    this.#collect();
+  }
+
+  /** Milliseconds of the stretches that have passed since the last call. */
+  take(): number {
+    this.#collect();
+    const milliseconds = this.#milliseconds;
+    this.#milliseconds = 0;
+    return milliseconds;
+  }
+
+  #collect(): void {
     while (this.#pending[0]?.end.passed) {
       const { start, end } = this.#pending.shift()!;
       this.#milliseconds += end.millisecondsSince(start);
       this.#spare.push(start, end);
     }
-  }
-
-  /** Milliseconds of the stretches that have passed since the last call. */
-  take(): number {
-    const milliseconds = this.#milliseconds;
-    this.#milliseconds = 0;
-    return milliseconds;
   }
 
   /** The stretch does not count. */
