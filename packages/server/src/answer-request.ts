@@ -5,7 +5,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Metrics } from './metrics.js';
 import { type Report, reportOf, type Usage, usageOf } from './report.js';
 import type { Answer, Piece, ResponseFormat } from './response-format.js';
-import type { RunningRequests } from './running-requests.js';
+import { ClientGoneError, type RunningRequests } from './running-requests.js';
 import { type StreamItem, serverSentEvents } from './server-sent-events.js';
 import { toApiError } from './to-api-error.js';
 
@@ -103,7 +103,8 @@ export async function answerRequest(
   };
   const onError = (error: unknown): object => {
     const apiError = toApiError(error, format.promptField);
-    if (apiError.status === 500) request.log.error(error, 'generation failed');
+    // That the client went away is logged already, and nobody reads what follows.
+    if (apiError.status === 500 && !(error instanceof ClientGoneError)) request.log.error(error, 'generation failed');
     return apiError.toBody();
   };
   reply.header('content-type', 'text/event-stream; charset=utf-8');

@@ -5,8 +5,15 @@ const model = 'fake/model';
 const messages = [{ role: 'user' as const, content: 'What is the answer?' }];
 const endless = { answer: Array<string>(10_000).fill('x'), contextTokens: 20_000, tokenMs: 2 };
 
+/** A logger, and the lines that it gets. */
+function logged() {
+  const lines: { level: number; msg: string }[] = [];
+  return { lines, logger: { level: 'info', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } } };
+}
+
 test('leaving a stream ends its generation', async () => {
-  const { client, model: fake } = await startServer(endless);
+  const { lines, logger } = logged();
+  const { client, model: fake } = await startServer(endless, { logger });
   const stream = await client.chat.completions.create({ model, messages, stream: true });
   let pieces = 0;
   for await (const _ of stream) {
@@ -15,6 +22,8 @@ test('leaving a stream ends its generation', async () => {
   }
   await until(() => fake.running === 0, 'the generation ends');
   expect(fake.endedEarly).toBe(1);
+  await new Promise(setImmediate);
+  expect(lines.filter(({ level }) => level > 30)).toEqual([]); // no error
 });
 
 test('a client that gives up on a whole answer ends its generation', async () => {
@@ -29,9 +38,8 @@ test('a client that gives up on a whole answer ends its generation', async () =>
 });
 
 test('a client that leaves while its prompt is read ends its generation', async () => {
-  const lines: { level: number; msg: string }[] = [];
-  const stream = { write: (line: string) => void lines.push(JSON.parse(line)) };
-  const { client, model: fake } = await startServer({ prefillMs: 60_000 }, { logger: { level: 'info', stream } });
+  const { lines, logger } = logged();
+  const { client, model: fake } = await startServer({ prefillMs: 60_000 }, { logger });
   const controller = new AbortController();
   const answer = client.chat.completions.create({ model, messages, stream: true }, { signal: controller.signal });
   await until(() => fake.running === 1, 'the generation starts');
