@@ -97,14 +97,15 @@ int main(int argc, char** argv) {
     const double scan = Median(kRepeats, [&](int i) { scan_all(head_of(i), blocks); }) * 1000 / n / group;
     constexpr size_t kCachedBlocks = 64;
     const double cached = Median(kRepeats, [&](int) { scan_all(codes[0].data(), kCachedBlocks); }) * 1000 / n / group;
+    using Words = uint64_t __attribute__((vector_size(64), aligned(64), may_alias));
     uint64_t sum = 0;
     const double read = Median(kRepeats, [&](int i) {
-      const auto* words = reinterpret_cast<const uint64_t*>(head_of(i));
-      uint64_t sums[8] = {};
-      for (size_t w = 0; w < bytes / 8; w += 8) {
-        for (size_t j = 0; j < 8; ++j) sums[j] += words[w + j];
+      const auto* words = reinterpret_cast<const Words*>(head_of(i));
+      Words sums[4] = {};
+      for (size_t w = 0; w < bytes / sizeof(Words); w += 4) {
+        for (size_t j = 0; j < 4; ++j) sums[j] += words[w + j];
       }
-      for (const uint64_t each : sums) sum += each;
+      sum += (sums[0] + sums[1] + sums[2] + sums[3])[0];
     }) * 1000 / n / group;
     double share;
     const double select = Select(sketch, n, dim, group, queries, &share);

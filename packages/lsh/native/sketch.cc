@@ -65,7 +65,7 @@ size_t KeySketch::bytes() const {
   size_t sum = sizeof(KeySketch) + flips_.bytes() + heads_.capacity() * sizeof(Head);
   for (const Head& head : heads_) {
     sum += head.chunks.capacity() * sizeof(head.chunks[0]) + (head.centre ? share(head.centre, head.centre->bytes()) : 0);
-    for (const auto& chunk : head.chunks) sum += share(chunk, sizeof(Chunk) + chunk->own_codes.bytes() + chunk->own_factors.bytes());
+    for (const auto& chunk : head.chunks) sum += share(chunk, sizeof(Chunk) + chunk->memory.bytes());
   }
   return sum;
 }
@@ -73,18 +73,21 @@ size_t KeySketch::bytes() const {
 // A chunk of its own with room for so many keys, and the first `keys` keys of another.
 std::shared_ptr<KeySketch::Chunk> KeySketch::NewChunk(size_t room, const Chunk* copied, size_t keys) const {
   auto chunk = std::make_shared<Chunk>();
-  chunk->own_codes = Buffer<uint8_t>(BlocksOf(room) * block_bytes());
-  chunk->own_factors = Buffer<uint16_t>(BlocksOf(room) * kSketchKeys);
-  chunk->codes = chunk->own_codes.data();
-  chunk->factors = chunk->own_factors.data();
-  const size_t code_bytes = BlocksOf(keys) * block_bytes(), factors = BlocksOf(keys) * kSketchKeys;
+  chunk->room = BlocksOf(room) * kSketchKeys;
+  const size_t factors_at = BlocksOf(room) * block_bytes(), bytes = factors_at + chunk->room * sizeof(uint16_t);
+  chunk->memory = Buffer<uint8_t>(bytes);
+  uint8_t* codes = chunk->memory.data();
+  uint8_t* factors = codes + factors_at;
+  chunk->codes = codes;
+  chunk->factors = reinterpret_cast<const uint16_t*>(factors);
+  const size_t code_bytes = BlocksOf(keys) * block_bytes(), factor_bytes = BlocksOf(keys) * kSketchKeys * sizeof(uint16_t);
   if (keys > 0) {
-    std::memcpy(chunk->own_codes.data(), copied->codes, code_bytes);
-    std::memcpy(chunk->own_factors.data(), copied->factors, factors * sizeof(uint16_t));
+    std::memcpy(codes, copied->codes, code_bytes);
+    std::memcpy(factors, copied->factors, factor_bytes);
   }
   // Blocks are scanned, and written to files, whole.
-  std::memset(chunk->own_codes.data() + code_bytes, 0, chunk->own_codes.bytes() - code_bytes);
-  std::memset(chunk->own_factors.data() + factors, 0, chunk->own_factors.bytes() - factors * sizeof(uint16_t));
+  std::memset(codes + code_bytes, 0, factors_at - code_bytes);
+  std::memset(factors + factor_bytes, 0, bytes - factors_at - factor_bytes);
   return chunk;
 }
 
@@ -113,15 +116,16 @@ KeySketch::Status KeySketch::EncodeLanesOf(const float* keys, size_t count, cons
   uint8_t planes[kMaxSketchBits * kMaxSketchSize / 8 * kLanes];
   int32_t dots[kLanes];
   sketch_.encode(space.rotated.data(), size_, options_.bits, steps_, planes, dots);
-  uint8_t* codes = chunk.own_codes.data() + place / kSketchKeys * block_bytes() + place % kSketchKeys;
+  uint8_t* codes = chunk.memory.data() + place / kSketchKeys * block_bytes() + place % kSketchKeys;
   for (size_t byte = 0; byte < options_.bits * size_ / 8; ++byte) {
     std::memcpy(codes + byte * kSketchKeys, planes + byte * kLanes + lane, count);
   }
+  auto* factors = reinterpret_cast<uint16_t*>(chunk.memory.data() + chunk.room / kSketchKeys * block_bytes());
   for (size_t i = lane; i < lane + count; ++i) {
     // Zero for a key that is its centre: it scores as the centre does.
     const double inverse_norm = space.inverse_norms[i];
     const bool usable = inverse_norm > 0 && dots[i] > 0;
-    chunk.own_factors[place - lane + i] = ToBf16(usable ? static_cast<float>(norm_ / (inverse_norm * dots[i])) : 0.0f);
+    factors[place - lane + i] = ToBf16(usable ? static_cast<float>(norm_ / (inverse_norm * dots[i])) : 0.0f);
   }
   return Status::kOk;
 }
@@ -147,7 +151,7 @@ KeySketch::Status KeySketch::Add(uint32_t at, const float* keys, size_t n) {
   for (size_t first = first_chunk * kSketchChunk; first < size + n; first += kSketchChunk) {
     const size_t room = std::min(kSketchChunk, size + n - first);
     const auto* last = first < size ? &head.chunks[first_chunk] : nullptr;
-    const bool writable = last != nullptr && last->use_count() == 1 && (*last)->own_factors.size() >= room;
+    const bool writable = last != nullptr && last->use_count() == 1 && (*last)->room >= room;
     chunks.push_back(writable ? *last : NewChunk(room, last ? last->get() : nullptr, last ? used : 0));
   }
   head.chunks.reserve(first_chunk + chunks.size());

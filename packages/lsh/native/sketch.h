@@ -95,8 +95,8 @@ class KeySketch {
   struct Chunk {
     const uint8_t* codes;     // [blocks][bits][size / 8][kSketchKeys]
     const uint16_t* factors;  // [blocks][kSketchKeys] bfloat16
-    Buffer<uint8_t> own_codes;
-    Buffer<uint16_t> own_factors;
+    Buffer<uint8_t> memory;   // codes, then factors
+    size_t room = 0;          // keys that memory has room for
     std::shared_ptr<const Container> file;
   };
   struct Head {
