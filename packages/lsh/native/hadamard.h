@@ -34,10 +34,11 @@ template <int kLog, bool kShift>
 }
 
 // One pass over all elements: flips the signs where `flips` is given (+1 or -1 for each element), then transforms groups of
-// 2^kLog elements `stride` apart.
-template <int kLog, bool kShift, bool kFlip>
+// 2^kLog elements `stride` apart. kStride is the same where it is known, or 0: a group's addresses then are one and constants.
+template <int kLog, bool kShift, bool kFlip, size_t kStride>
 void Pass(const Lanes* from, Lanes* to, size_t size, size_t stride, const int16_t* flips) {
   constexpr size_t kGroup = size_t{1} << kLog;
+  if (kStride != 0) stride = kStride;
   for (size_t base = 0; base < size; base += kGroup * stride) {
     for (size_t i = base; i < base + stride; ++i) {
       Lanes v[kGroup];
@@ -55,12 +56,13 @@ void Pass(const Lanes* from, Lanes* to, size_t size, size_t stride, const int16_
 template <bool kShift>
 void Rotate(const Lanes* from, Lanes* to, size_t size, const int16_t* flips) {
   size_t stride = size / 16;
-  Pass<4, false, true>(from, to, size, stride, flips);
-  for (; stride >= 16; stride /= 16) Pass<4, false, false>(to, to, size, stride / 16, nullptr);
+  const auto first = stride == 4 ? Pass<4, false, true, 4> : stride == 8 ? Pass<4, false, true, 8> : Pass<4, false, true, 0>;
+  first(from, to, size, stride, flips);
+  for (; stride >= 16; stride /= 16) Pass<4, false, false, 0>(to, to, size, stride / 16, nullptr);
   switch (stride) {
-    case 2: return Pass<1, kShift, false>(to, to, size, 1, nullptr);
-    case 4: return Pass<2, kShift, false>(to, to, size, 1, nullptr);
-    case 8: return Pass<3, kShift, false>(to, to, size, 1, nullptr);
+    case 2: return Pass<1, kShift, false, 1>(to, to, size, 1, nullptr);
+    case 4: return Pass<2, kShift, false, 1>(to, to, size, 1, nullptr);
+    case 8: return Pass<3, kShift, false, 1>(to, to, size, 1, nullptr);
   }
 }
 

@@ -33,7 +33,9 @@ constexpr size_t kRotations = 3;
 constexpr size_t kTile = 8;
 
 // to[i * to_stride + r] = from[r * from_stride + i] for i, r < kTile, by three perfect shuffles.
-void TransposeTile(const int16_t* from, size_t from_stride, int16_t* to, size_t to_stride) {
+template <typename T>
+void TransposeTile(const T* from, size_t from_stride, T* to, size_t to_stride) {
+  static_assert(sizeof(T) == sizeof(int16_t));
   using Row = int16_t __attribute__((vector_size(kTile * sizeof(int16_t))));
   Row a[kTile], b[kTile];
   for (size_t r = 0; r < kTile; ++r) std::memcpy(&a[r], from + r * from_stride, sizeof a[r]);
@@ -147,7 +149,14 @@ bool Projection::Hash(const Kernels& kernels, const float* x, size_t rows, const
       }
     }
     kernels.hadamard(lanes, size_, weights_.data(), bits_, tables_, lanes + size_ * kLanes, scratch.codes.data());
-    for (size_t t = 0; t < tables_; ++t) {
+    // Whole tiles of rows of codes, where rows are what lies together.
+    const size_t tiled = table_stride == 1 && count == kLanes ? tables_ / kTile * kTile : 0;
+    for (size_t t = 0; t < tiled; t += kTile) {
+      for (size_t lane = 0; lane < kLanes; lane += kTile) {
+        TransposeTile(scratch.codes.data() + t * kLanes + lane, kLanes, codes + (first + lane) * row_stride + t, row_stride);
+      }
+    }
+    for (size_t t = tiled; t < tables_; ++t) {
       const uint16_t* from = scratch.codes.data() + t * kLanes;
       uint16_t* to = codes + first * row_stride + t * table_stride;
       if (row_stride == 1 && count == kLanes) {

@@ -17,23 +17,20 @@ bool QuantiseWith(const float* x, const float* centre, size_t dim, int32_t limit
 
   // The bits of magnitudes order as the magnitudes do, infinities and NaN above all others. Squares are summed in eight
   // interleaved double sums, so that every instruction set adds in the same order.
-  uint32_t largest = 0;
+  uint32_t peaks[8] = {};
   double sums[8] = {};
+  const auto take = [&](size_t lane, float v) {
+    const uint32_t magnitude = std::bit_cast<uint32_t>(v) & 0x7fffffffu;
+    peaks[lane] = magnitude > peaks[lane] ? magnitude : peaks[lane];
+    sums[lane] += static_cast<double>(v) * static_cast<double>(v);
+  };
   size_t i = 0;
   for (; i + 8 <= dim; i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) {
-      const float v = value(i + lane);
-      const uint32_t magnitude = std::bit_cast<uint32_t>(v) & 0x7fffffffu;
-      largest = magnitude > largest ? magnitude : largest;
-      sums[lane] += static_cast<double>(v) * static_cast<double>(v);
-    }
+    for (size_t lane = 0; lane < 8; ++lane) take(lane, value(i + lane));
   }
-  for (size_t lane = 0; i + lane < dim; ++lane) {
-    const float v = value(i + lane);
-    const uint32_t magnitude = std::bit_cast<uint32_t>(v) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-    sums[lane] += static_cast<double>(v) * static_cast<double>(v);
-  }
+  for (size_t lane = 0; i + lane < dim; ++lane) take(lane, value(i + lane));
+  uint32_t largest = 0;
+  for (const uint32_t peak : peaks) largest = peak > largest ? peak : largest;
   if (largest >= 0x7f800000u) return false;
 
   out[dim - 1 + dim % 2] = 0;  // the second of an odd dimension's last pair
