@@ -316,7 +316,7 @@ class Attention {
                                          Query(task, 0, 0)};
     magicpig_selection* selections = scratch.selections;
     if (selector.select(selector.context, &request, selections) != 0) {
-      return Fail(task.entry, "failed to select (out of memory, or its index is no longer there)");
+      return Fail(task.entry, "failed to select (out of memory, or it has no index of the sampled tokens)");
     }
     for (uint32_t head = 0; head < task.heads; ++head) {
       if (const char* fault = FaultOf(selections[head], indexed)) return Fail(task.entry, fault);

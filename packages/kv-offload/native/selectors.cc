@@ -121,7 +121,8 @@ SequenceSelector::SequenceSelector(std::shared_ptr<Sequence> sequence, uint32_t 
     : Selector(sequence->store()->shape().dim,
                sequence->store()->shape().layers * sequence->store()->shape().kv_heads),
       sequence_(std::move(sequence)),
-      begin_(begin) {}
+      begin_(begin),
+      shortest_(sequence_->WatchLength()) {}
 
 void SequenceSelector::Dispose() {
   disposed_ = true;
@@ -182,6 +183,11 @@ bool OracleSelector::Select(const magicpig_selector_args& args, uint32_t query, 
 // With an index -------------------------------------------------------------------------------------------------------
 
 bool IndexedSelector::Index(uint32_t end) {
+  if (indexed() < indexed_) {
+    FreeSummary();
+    indexed_ = 0;
+  }
+  Renew();
   if (end < begin_ + indexed_ || !Has(end - begin_)) return false;
   const uint32_t heads = shape().layers * shape().kv_heads, to = end - begin_;
   std::atomic<bool> failed{false};
@@ -345,6 +351,12 @@ H2oSelector::H2oSelector(std::shared_ptr<Sequence> sequence, uint32_t begin, uin
 bool H2oSelector::Observe(uint32_t layer, ConstRows queries, uint32_t rows, uint32_t first) {
   if (first < begin_ || !Has(first + rows - begin_)) return false;
   const uint32_t dim = shape().dim, count = first + rows - begin_;
+  // Tokens that the sequence has forgotten since lose their shares.
+  const uint32_t untouched = Untouched();
+  for (std::vector<float>& shares : shares_) {
+    if (shares.size() > untouched) shares.resize(untouched);
+  }
+  Renew();
   std::atomic<bool> failed{false};
   ParallelFor(sequence_->store()->pool(), shape().query_heads, [&](uint32_t query_head, uint32_t) {
     try {
@@ -371,7 +383,8 @@ bool H2oSelector::Select(const magicpig_selector_args& args, uint32_t query, std
   const uint32_t layer = args.head / shape().kv_heads;
   const std::vector<float>& shares = shares_[size_t{layer} * shape().query_heads + args.query_head + query];
   // Tokens that no observed query could see have no share and no claim.
-  Largest(shares.data(), std::min<uint32_t>(args.indexed, static_cast<uint32_t>(shares.size())), keys_, ids);
+  const uint32_t shared = std::min(static_cast<uint32_t>(shares.size()), Untouched());
+  Largest(shares.data(), std::min(args.indexed, shared), keys_, ids);
   return true;
 }
 

@@ -88,7 +88,11 @@ class SequenceSelector : public Selector {
   bool alive() const { return !disposed_ && !sequence_->disposed(); }
 
  protected:
+  // Frees what is kept of the keys.
   virtual void FreeSummary() {}
+  // Tokens from `begin` on that no truncation has reached since Renew().
+  uint32_t Untouched() const { return *shortest_ > begin_ ? *shortest_ - begin_ : 0; }
+  void Renew() { *shortest_ = UINT32_MAX; }
   const Shape& shape() const { return sequence_->store()->shape(); }
   // Whether the sequence still has the tokens asked for.
   bool Has(uint32_t indexed) const { return alive() && begin_ + indexed <= sequence_->length(); }
@@ -100,6 +104,7 @@ class SequenceSelector : public Selector {
   const uint32_t begin_;
 
  private:
+  const std::shared_ptr<uint32_t> shortest_;
   bool disposed_ = false;
 };
 
@@ -132,9 +137,10 @@ class OracleSelector : public SequenceSelector {
 class IndexedSelector : public SequenceSelector {
  public:
   using SequenceSelector::SequenceSelector;
-  // Covers the sequence's tokens up to `end`. False when it has not so many. Throws std::bad_alloc.
+  // Covers the sequence's tokens up to `end`, anew when it was truncated below those covered before. False when it has not so
+  // many. Throws std::bad_alloc.
   bool Index(uint32_t end);
-  uint32_t indexed() const { return indexed_; }
+  uint32_t indexed() const { return indexed_ <= Untouched() ? indexed_ : 0; }
 
  protected:
   // Takes the tokens [from, to), relative to begin, of one head into the summary.
@@ -152,7 +158,9 @@ class QuestSelector : public IndexedSelector {
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
   void Extend(uint32_t head, uint32_t from, uint32_t to) override;
-  void FreeSummary() override { std::vector<std::vector<float>>().swap(bounds_); }
+  void FreeSummary() override {
+    for (std::vector<float>& bounds : bounds_) std::vector<float>().swap(bounds);
+  }
 
  private:
   static constexpr uint32_t kBlock = 16;
@@ -168,7 +176,9 @@ class IvfSelector : public IndexedSelector {
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
   void Extend(uint32_t head, uint32_t from, uint32_t to) override;
-  void FreeSummary() override { std::vector<Cells>().swap(heads_); }
+  void FreeSummary() override {
+    for (Cells& cells : heads_) cells = {};
+  }
 
  private:
   struct Cells {
@@ -193,7 +203,9 @@ class H2oSelector : public SequenceSelector {
 
  protected:
   bool Select(const magicpig_selector_args&, uint32_t, std::vector<uint32_t>&, std::vector<float>&) override;
-  void FreeSummary() override { std::vector<std::vector<float>>().swap(shares_); }
+  void FreeSummary() override {
+    for (std::vector<float>& shares : shares_) std::vector<float>().swap(shares);
+  }
 
  private:
   const uint32_t keys_;

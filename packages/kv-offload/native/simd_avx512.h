@@ -74,8 +74,12 @@ struct Avx512 {
   }
   static F Interpolate(const float* table, uint32_t size, F x) {
     const __m512i low = _mm512_min_epi32(_mm512_cvttps_epi32(x), _mm512_set1_epi32(static_cast<int32_t>(size) - 2));
-    const F a = _mm512_i32gather_ps(low, table, 4);
-    const F b = _mm512_i32gather_ps(low, table + 1, 4);
+    // Both neighbours in one load, as a double: a gather takes as long as it has lanes.
+    const F first = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_castsi512_si256(low), table, 4));
+    const F second = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_extracti64x4_epi64(low, 1), table, 4));
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const F a = _mm512_permutex2var_ps(first, even, second);
+    const F b = _mm512_permutex2var_ps(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second);
     return Fma(Sub(b, a), Sub(x, _mm512_cvtepi32_ps(low)), a);
   }
 };

@@ -190,6 +190,16 @@ void Sequence::Truncate(uint32_t length) {
   }
   length_ = length;
   ++version_;
+  for (const auto& each : watched_lengths_) {
+    if (const auto watched = each.lock()) *watched = std::min(*watched, length);
+  }
+}
+
+std::shared_ptr<uint32_t> Sequence::WatchLength() {
+  std::erase_if(watched_lengths_, [](const auto& each) { return each.expired(); });
+  auto watched = std::make_shared<uint32_t>(UINT32_MAX);
+  watched_lengths_.push_back(watched);
+  return watched;
 }
 
 void Sequence::Dispose() {

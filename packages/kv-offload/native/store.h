@@ -117,6 +117,9 @@ class Sequence {
   uint32_t length() const { return length_; }
   // Changes with every step, truncation, fork and disposal.
   uint64_t version() const { return version_; }
+  // A number that each truncation lowers to the length that it leaves: for who keeps something of the tokens. Throws
+  // std::bad_alloc.
+  std::shared_ptr<uint32_t> WatchLength();
   // The sequence's pages in order.
   const std::vector<const uint8_t*>& bases() const { return bases_; }
   HeadRows Rows(uint32_t layer, uint32_t head) const;
@@ -129,6 +132,7 @@ class Sequence {
   std::vector<const uint8_t*> bases_;  // data of pages_
   uint32_t length_ = 0;
   uint64_t version_ = 0;
+  std::vector<std::weak_ptr<uint32_t>> watched_lengths_;
   bool disposed_ = false;
 };
 

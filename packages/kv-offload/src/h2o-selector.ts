@@ -16,7 +16,8 @@ export class H2oSelector extends SequenceSelector {
   }
 
   /**
-   * Adds the attention weights of some queries over tokens `begin` to their own position.
+   * Adds the attention weights of some queries over tokens `begin` to their own position. Tokens from which the sequence was
+   * truncated have lost theirs.
    * @param queries [rows, queryHeads * headDim] float32, after RoPE
    * @param rows queries, at positions `first`, `first + 1`, ...
    * @throws DisposedError

@@ -20,8 +20,8 @@ export class IvfSelector extends SequenceSelector {
   }
 
   /**
-   * Takes the sequence's tokens up to `end` into the cells, in all layers. Needed before `attend` samples them. A
-   * sequence that was truncated below them needs a new selector.
+   * Takes the sequence's tokens up to `end` into the cells, in all layers. Needed before `attend` samples them, and again,
+   * then from the first token on, when the sequence was truncated below them: until then `attend` throws SelectorError.
    * @throws DisposedError
    * @throws InvalidArgumentError when the sequence has fewer tokens, or `end` lies before an earlier one
    */

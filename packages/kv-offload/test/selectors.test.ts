@@ -158,6 +158,58 @@ describe('selectors', () => {
     expect(() => quest.index(50)).toThrow(/end is 50/);
   });
 
+  it('notice that the sequence was truncated and went on otherwise', () => {
+    const { store, sequence } = context();
+    const options = { sequence, keys: 32 };
+    const quest = new QuestSelector(options);
+    const ivf = new IvfSelector({ ...options, cells: 4, seed: 3 });
+    for (const each of [quest, ivf]) each.index(200);
+    const sampled = (selector: object, end: number) => {
+      using fork = sequence.fork();
+      return runStep(store, [{ sequence: fork, tokens: 1 }], randomRows(store, 1, new Random(1)), () => ({
+        sampling: [{ selector, begin: 0, end, sampledOnly: true }],
+      }));
+    };
+    const before = [quest, ivf].map((each) => sampled(each.selector, 200));
+    sequence.truncate(200); // nothing that is covered
+    expect([quest, ivf].map((each) => sampled(each.selector, 200))).toEqual(before);
+    sequence.truncate(100);
+    runStep(store, [{ sequence, tokens: 150 }], randomRows(store, 150, new Random(77)));
+    for (const each of [quest, ivf]) {
+      expect(() => sampled(each.selector, 200)).toThrow(SelectorError);
+      each.index(180); // fewer than before
+    }
+    const [freshQuest, freshIvf] = [new QuestSelector(options), new IvfSelector({ ...options, cells: 4, seed: 3 })];
+    for (const each of [freshQuest, freshIvf]) each.index(180);
+    expect(sampled(quest.selector, 180)).toEqual(sampled(freshQuest.selector, 180));
+    expect(sampled(ivf.selector, 180)).toEqual(sampled(freshIvf.selector, 180));
+  });
+
+  it('h2o forgets the shares of tokens that the sequence forgot', () => {
+    const { store, sequence } = context();
+    const { queries, keys } = randomRows(store, 1, new Random(3));
+    const query = { data: queries[0]!, offset: 0, stride: HEADS * DIM };
+    const own = { data: keys[0]!, offset: 0, stride: store.kvHeads * DIM };
+    using h2o = new H2oSelector({ sequence, keys: LENGTH }); // all tokens that have a share
+    const read = () => {
+      using fork = sequence.fork();
+      const step = store.step([{ sequence: fork, tokens: 1 }]);
+      step.append(0, own, own);
+      const output = { data: new Float32Array(HEADS * DIM), offset: 0, stride: HEADS * DIM };
+      const keysRead = new Float64Array(1);
+      const sampling = [{ selector: h2o.selector, begin: 0, end: 200, sampledOnly: true }];
+      step.attend(0, query, output, { sampling, keysRead });
+      return keysRead[0]! / HEADS;
+    };
+    h2o.observe(0, query, 1, 250);
+    expect(read()).toBe(200);
+    sequence.truncate(100);
+    runStep(store, [{ sequence, tokens: 120 }], randomRows(store, 120, new Random(77)));
+    expect(read()).toBe(100);
+    h2o.observe(0, query, 1, 149);
+    expect(read()).toBe(150);
+  });
+
   it('are freed at once, and unusable afterwards', () => {
     const { store, sequence, rows } = context();
     const options = { sequence, keys: 8 };
