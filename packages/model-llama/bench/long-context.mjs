@@ -15,9 +15,9 @@ import { benchOptions, median, writeRows } from './common.mjs';
 import { normalValues, ShapedContext } from './shaped-context.mjs';
 
 const FORMATS = ['bf16', 'q8', 'q4'];
-const STEPS = 16;
-/** Steps before them, which do not count. */
-const WARM_STEPS = 2;
+/** The memory's speed varies with what else the machine does: exact and sampled steps, and measurements of it, take turns. */
+const ROUNDS = 6;
+const STEPS = 3;
 const { model: source, threads, contexts } = benchOptions({ model: 'random:llama-3.2-1b', tokens: '98304' });
 const context = contexts.at(-1);
 const checkpoint = await openCheckpoint(source);
@@ -25,11 +25,9 @@ const { config } = checkpoint;
 const { layers, kvHeads, queryHeads, headDim } = config;
 const backend = new CpuBackend(threads === undefined ? {} : { threads });
 const shapes = new ShapedContext(config, normalValues(backend));
-let decoded = 0;
+let layerQueries;
 
-const shaped = Array.from({ length: STEPS + WARM_STEPS }, () =>
-  Array.from({ length: layers }, (_, layer) => shapes.queries(layer)),
-);
+const shaped = Array.from({ length: STEPS }, () => Array.from({ length: layers }, (_, layer) => shapes.queries(layer)));
 const store = new KvStore({ layers, kvHeads, queryHeads, headDim, pool: backend.pool });
 const sequence = await timed('keys and values', () => shapes.fill(store, context));
 const settings = resolveAttention({ policy: 'magicpig', minContext: 0 }, layers);
@@ -39,9 +37,9 @@ await timed('tables', () => attention.prepare(Number.POSITIVE_INFINITY));
 const keyBytes = 2 * context * layers * kvHeads * headDim * 2;
 
 console.log(
-  `\n${source}, ${context} tokens, ${backend.description}, medians of ${STEPS} tokens\n` +
+  `\n${source}, ${context} tokens, ${backend.description}, medians of ${ROUNDS * STEPS} tokens\n` +
     `keys and values ${gigabytes(keyBytes)}, tables ${gigabytes(attention.bytes)}\n\n` +
-    'weights          dense, ms      of the memory speed  magicpig, ms         keys read',
+    'weights          dense, ms (attention)  of the memory speed   magicpig, ms (attention)  keys read',
 );
 const formats = [];
 for (const format of FORMATS) formats.push(await measure(format));
@@ -55,7 +53,7 @@ console.log(
 writeRows('long-context', {
   model: source,
   threads: backend.threads,
-  steps: STEPS,
+  steps: ROUNDS * STEPS,
   rows: [{ context, keyBytes, tableBytes: attention.bytes, sampledShare, keysReadShare, formats }],
 });
 
@@ -65,40 +63,51 @@ async function measure(format) {
   const llama = new Llama({ config, backend, cache: shapedQueries(store), weights, maxRows: 1 });
   const matrices = [...weights.layers.flatMap(({ qkv, o, gateUp, down }) => [qkv, o, gateUp, down]), weights.output];
   const weightBytes = matrices.reduce((sum, { bytes }) => sum + bytes, 0);
-  // The memory's speed varies with what else the machine does: measured before and after.
-  const before = backend.ceilings().readBandwidth;
-  const denseMs = decode(llama, undefined);
-  const readBandwidth = (before + backend.ceilings().readBandwidth) / 2;
-  const magicpigMs = decode(llama, attention);
+  decode(llama, undefined); // a first round that does not count
+  const rounds = Array.from({ length: ROUNDS }, () => ({
+    readBandwidth: backend.ceilings().readBandwidth,
+    dense: decode(llama, undefined),
+    magicpig: decode(llama, attention),
+  }));
+  const readBandwidth = median(rounds.map(({ readBandwidth }) => readBandwidth));
+  const of = (steps) => ({
+    ms: median(steps.map(({ ms }) => ms)),
+    attendMs: median(steps.map(({ attendMs }) => attendMs)),
+  });
+  const { ms: denseMs, attendMs: denseAttendMs } = of(rounds.flatMap(({ dense }) => dense));
+  const { ms: magicpigMs, attendMs: magicpigAttendMs } = of(rounds.flatMap(({ magicpig }) => magicpig));
   const denseBandwidthShare = (weightBytes + keyBytes) / (denseMs / 1e3) / readBandwidth;
   llama[Symbol.dispose]();
   weights[Symbol.dispose]();
   console.log(
-    `${format.padEnd(5)} ${gigabytes(weightBytes)}  ${denseMs.toFixed(1).padStart(12)}  ${percent(denseBandwidthShare).padStart(10)} of ${gigabytes(readBandwidth)}/s  ` +
-      `${magicpigMs.toFixed(1).padStart(12)} (${(denseMs / magicpigMs).toFixed(2)}x)  ${percent(attention.report().keysReadShare)}`,
+    `${format.padEnd(5)} ${gigabytes(weightBytes)}  ${denseMs.toFixed(1).padStart(12)} (${denseAttendMs.toFixed(1)})  ${percent(denseBandwidthShare).padStart(10)} of ${gigabytes(readBandwidth)}/s  ` +
+      `${magicpigMs.toFixed(1).padStart(12)} (${magicpigAttendMs.toFixed(1)}), ${(denseMs / magicpigMs).toFixed(2)}x  ${percent(attention.report().keysReadShare)}`,
   );
   return {
     format,
     weightBytes,
     readBandwidth,
     denseMs,
+    denseAttendMs,
     denseBandwidthShare,
     magicpigMs,
+    magicpigAttendMs,
     magicpigRatio: denseMs / magicpigMs,
   };
 }
 
-/** Milliseconds a decoded token. */
+/** Milliseconds of some decoded tokens, and of them attention. */
 function decode(llama, attention) {
-  const times = [];
-  for (decoded = 0; decoded < STEPS + WARM_STEPS; decoded += 1) {
+  return shaped.map((queries, i) => {
+    layerQueries = queries;
     const start = performance.now();
-    const tokens = Int32Array.of(decoded);
+    const before = llama.attendMs;
+    const tokens = Int32Array.of(i);
     const { keysRead } = llama.forward([{ sequence, tokens, promptTokens: context, attention, logits: 'last' }]);
-    times.push(performance.now() - start);
+    const result = { ms: performance.now() - start, attendMs: llama.attendMs - before };
     attention?.afterDecode(sequence.length, keysRead[0]);
-  }
-  return median(times.slice(WARM_STEPS));
+    return result;
+  });
 }
 
 /** The store, with queries of its own in the place of the model's. */
@@ -110,7 +119,7 @@ function shapedQueries(store) {
         append: (...args) => step.append(...args),
         rollback: () => step.rollback(),
         attend(layer, queries, output, options) {
-          queries.data.set(shaped[decoded][layer], queries.offset);
+          queries.data.set(layerQueries[layer], queries.offset);
           step.attend(layer, queries, output, options);
         },
       };

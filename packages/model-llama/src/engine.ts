@@ -1,6 +1,6 @@
 import type { AttentionOptions, ForwardOptions, GenerateOptions, ModelStats } from './api.js';
 import { resolveAttention } from './attention-options.js';
-import type { LlamaConfig, Tokenizer } from './checkpoint.js';
+import type { Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
 import { TraceRecorder } from './forward-trace.js';
@@ -9,11 +9,11 @@ import type { ForwardResult, Llama } from './llama.js';
 import { Memory, type PrefixReuse } from './memory.js';
 import type { PolicyFactory } from './policy-factory.js';
 import { Sampler } from './sampler.js';
-import { type ScheduledEntry, Scheduler } from './scheduler.js';
+import { type ScheduledEntry, Scheduler, workOf } from './scheduler.js';
 import { Sequence, type SequenceListener } from './sequence.js';
 import type { Snapshots } from './snapshots.js';
 import { StepClock } from './step-clock.js';
-import { MOST_PREFILL_TOKENS, pairsOf, StepPace, type Work } from './step-pace.js';
+import { MOST_PREFILL_TOKENS, operationsOf, StepPace } from './step-pace.js';
 import { StopStrings } from './stop-strings.js';
 
 /** A step's time while nobody waits for a next token: how late an abort or a new request is seen, at most. */
@@ -383,25 +383,6 @@ function logitsOf({ recorder, prompt, cached }: Sequence, rows: number): 'none' 
   const end = cached + rows;
   if (recorder) return recorder.logitsOf(end);
   return end < prompt.length ? 'none' : 'last';
-}
-
-function workOf(entries: readonly ScheduledEntry[]): Work {
-  const work = { promptTokens: 0, pairs: 0, decoded: 0 };
-  for (const { sequence, tokens } of entries) {
-    if (sequence.prefilling) {
-      work.promptTokens += tokens.length;
-      work.pairs += pairsOf(sequence.cached, sequence.cached + tokens.length);
-    } else {
-      work.decoded += 1;
-    }
-  }
-  return work;
-}
-
-/** Multiplications and additions of a token's matrix products, but for the output matrix, and of its attention to one key. */
-function operationsOf({ layers, hiddenSize, intermediateSize, queryHeads, kvHeads, headDim }: LlamaConfig) {
-  const weights = hiddenSize * (2 * (queryHeads + kvHeads) * headDim + 3 * intermediateSize);
-  return { token: 2 * layers * weights, pair: 4 * layers * queryHeads * headDim };
 }
 
 /** Per second; 0 when nothing was done. */

@@ -1,6 +1,6 @@
 import { EngineBusyError } from './errors.js';
 import type { Sequence } from './sequence.js';
-import type { PrefillBudget } from './step-pace.js';
+import { type PrefillBudget, pairsOf, type Work } from './step-pace.js';
 
 export interface SchedulerOptions {
   /** Sequences that run together. */
@@ -129,4 +129,18 @@ function chunkEnd(sequence: Sequence, begin: number, left: number, isFirst: bool
   }
   if (exact - begin <= left + 1) return exact;
   return left < 2 ? begin : begin + left;
+}
+
+/** What there is to do in a step that has not run yet. */
+export function workOf(entries: readonly ScheduledEntry[]): Work {
+  const work = { promptTokens: 0, pairs: 0, decoded: 0 };
+  for (const { sequence, tokens } of entries) {
+    if (sequence.prefilling) {
+      work.promptTokens += tokens.length;
+      work.pairs += pairsOf(sequence.cached, sequence.cached + tokens.length);
+    } else {
+      work.decoded += 1;
+    }
+  }
+  return work;
 }

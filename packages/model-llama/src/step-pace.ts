@@ -1,3 +1,5 @@
+import type { LlamaConfig } from './checkpoint.js';
+
 /** Prompt tokens in a step of a CPU: more would not make the matrix products any faster. */
 export const MOST_PREFILL_TOKENS = 512;
 /** A chunk of one row is computed like a decoded token: there is none. */
@@ -114,6 +116,12 @@ export class StepPace {
   #aim(ms: number): number {
     return Math.max(ms, 0) / (1 + this.#margin);
   }
+}
+
+/** Multiplications and additions of a token's matrix products, but for the output matrix, and of its attention to one key. */
+export function operationsOf({ layers, hiddenSize, intermediateSize, queryHeads, kvHeads, headDim }: LlamaConfig) {
+  const weights = hiddenSize * (2 * (queryHeads + kvHeads) * headDim + 3 * intermediateSize);
+  return { token: 2 * layers * weights, pair: 4 * layers * queryHeads * headDim };
 }
 
 /** Keys attended to by the tokens [begin, end) of a prompt, summed over them. */
