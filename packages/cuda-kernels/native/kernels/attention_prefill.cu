@@ -42,7 +42,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   const int most = visible_keys(shape.query_position + packed_query(last_row, group), shape.key_position, shape.keys);
   const int least = visible_keys(shape.query_position + packed_query(first_row, group), shape.key_position, shape.keys);
-  const int tiles = static_cast<int>(ceil_div(most, kKeys));
 
   // A thread copies one chunk of every kStep-th row. All its rows are swizzled alike.
   constexpr int kStep = kThreads / kChunks;
@@ -57,10 +56,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     const bool valid = first_row + row < rows && live;
     copy_async(q_tile + own_place + (row - own_row) * kChunks, valid ? q + head * shape.head_dim + own_chunk * 8 : q, valid);
   }
-  const auto load = [&](uint4* to, const bf16* from, int tile) {
-    if (tile < tiles) {
-      const int left = live ? most - tile * kKeys - own_row : 0;
-      from += kv.row(kv.pages, tile * kKeys, kv_head) + own_row * kv.token_stride + own_chunk * 8;
+  // Keys first .. first + kKeys - 1, which lie in one page.
+  const auto load = [&](uint4* to, const bf16* from, int first) {
+    if (first < most) {
+      const int left = live ? most - first - own_row : 0;
+      from += kv.row(kv.pages, first, kv_head) + own_row * kv.token_stride + own_chunk * 8;
 #pragma unroll
       for (int row = 0; row < kKeys; row += kStep) {
         // Past the end zeros, since what is there may be NaN, and 0 * NaN would reach the result.
@@ -80,10 +80,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   OnlineSoftmax softmax[kRowTiles];
   const float scale = shape.scale * kLog2E;
 
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int first = 0; first < most; first += kKeys) {
     wait_copies<0>();
     __syncthreads();  // the keys are there for all, and nobody reads the values of the tile before
-    load(v_tile, kv.v, tile);
+    load(v_tile, kv.v, first);
 
     float scores[kRowTiles][kKeys / 8][4];
 #pragma unroll
@@ -111,15 +111,16 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     wait_copies<0>();
     __syncthreads();  // the values are there for all, and nobody reads the keys any more
-    load(k_tile, kv.k, tile + 1);
+    load(k_tile, kv.k, first + kKeys);
 
+    uint32_t weights[kRowTiles][kKeys / 16][4];
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      if ((tile + 1) * kKeys > least) {
+      if (first + kKeys > least) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = first_row + warp * kWarpRows + i * 16 + fragment_row(lane, 2 * half);
-          const int visible = visible_keys(shape.query_position + packed_query(row, group), shape.key_position, shape.keys) - tile * kKeys;
+          const int visible = visible_keys(shape.query_position + packed_query(row, group), shape.key_position, shape.keys) - first;
 #pragma unroll
           for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
@@ -138,14 +139,10 @@ __global__ void __launch_bounds__(kThreads, 2)
           for (int e = 0; e < 4; ++e) acc[i][d][e] *= shrink[e / 2];
         }
       }
-    }
-
-    uint32_t weights[kRowTiles][kKeys / 16][4];
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
       for (int j = 0; j < kKeys / 16; ++j) weights_operand(weights[i][j], scores[i], j);
     }
+
 #pragma unroll
     for (int d = 0; d < kDim / 16; ++d) {
 #pragma unroll
@@ -201,7 +198,7 @@ cudaError_t attention_prefill(cudaStream_t stream, float* out_f32, bf16* out_bf1
     return cudaErrorInvalidValue;
   }
   const int64_t rows = static_cast<int64_t>(shape.queries) * (shape.query_heads / shape.kv_heads);
-  if (rows > INT32_MAX - kRows || shape.kv_heads > 65535) return cudaErrorInvalidValue;
+  if (rows > INT32_MAX - kRows || shape.keys > INT32_MAX - kPageTokens || shape.kv_heads > 65535) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<unsigned>(ceil_div(rows, kRows)), static_cast<unsigned>(shape.kv_heads));
   // Two blocks a multiprocessor with 64 keys a tile and head_dim 128 need 130 KiB of shared memory there, with 32 keys 98 KiB.
   int device = 0, available = 0;
