@@ -199,7 +199,8 @@ export class KvStore implements Disposable {
   /**
    * Writes a sequence to a file, so that a long prompt is paid for once across restarts. The file is checksummed and
    * replaces what was at `path` only when it is whole and on disk. It holds this machine's byte order. For a prefix of a
-   * sequence, save a fork that was truncated.
+   * sequence, save a fork that was truncated. The calling thread waits for the disk: keep stores whose snapshots are large in a
+   * worker thread.
    * @param attachments the caller's own bytes by name, kept with it: tables, means, the tokens. They are written from
    * where they lie, not copied first.
    * @throws FileError, DisposedError, InvalidArgumentError
