@@ -77,7 +77,7 @@ struct SketchBudget {
 };
 
 struct SketchDraw {
-  int sequences, max_keys;  // no sequence has more than max_keys
+  int sequences, max_keys;  // of each sequence, not more than max_keys take part
   int room;                 // ids that a query head's row of samples can take
   int64_t q_stride;         // elements of q between sequences
   SketchBudget budget;

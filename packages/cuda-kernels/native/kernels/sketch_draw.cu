@@ -23,7 +23,7 @@ __device__ __forceinline__ int largest_score(const SketchQuery& query) { return 
 
 // Counts the depths of one page's keys below the largest score of a query head.
 __global__ void __launch_bounds__(kThreads)
-    count_kernel(uint32_t* histograms, const int16_t* scores, const SketchQuery* queries, const int32_t* lengths, int max_pages) {
+    count_kernel(uint32_t* histograms, const int16_t* scores, const SketchQuery* queries, SketchLengths lengths, int max_pages) {
   __shared__ uint32_t counts[kHistogramWords];
   const int page = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.z), keys = lengths[sequence];
   const int64_t head = static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y;
@@ -88,12 +88,12 @@ __device__ void solve(Bins& bins, double tau, double raised) {
 
 // A block of one thread a bin plans the draw of one query head. `samples` gets a count of no keys, which collect_kernel puts right.
 __global__ void __launch_bounds__(kSketchBins)
-    plan_kernel(uint32_t* samples, SketchLevels* levels, const uint32_t* histograms, const SketchQuery* queries, const int32_t* lengths,
+    plan_kernel(uint32_t* samples, SketchLevels* levels, const uint32_t* histograms, const SketchQuery* queries, SketchLengths lengths,
                 SketchWeights weights, int heads, SketchDraw draw) {
   __shared__ Bins bins;
   __shared__ int scratch[kWarp];
   const int64_t head = static_cast<int64_t>(blockIdx.y) * heads + blockIdx.x;
-  const int keys = lengths[blockIdx.y], bin = static_cast<int>(threadIdx.x);
+  const int keys = lengths[static_cast<int>(blockIdx.y)], bin = static_cast<int>(threadIdx.x);
   const SketchQuery& query = queries[head];
   uint32_t* sample = samples + head * sketch_sample_words(draw.room);
   if (keys <= 0 || query.usable == 0) {
@@ -180,7 +180,7 @@ __device__ __forceinline__ int level_of(int top, int score) {
 // Which keys of a page the query heads of a KV head draw, and how many.
 __global__ void __launch_bounds__(kThreads)
     mark_kernel(uint8_t* mask, uint32_t* counts, const int16_t* scores, const SketchQuery* queries, const SketchLevels* levels,
-                const int32_t* lengths, const uint32_t* steps, int group, int max_pages, uint32_t first_head, uint64_t seed) {
+                SketchLengths lengths, const uint32_t* steps, int group, int max_pages, uint32_t first_head, uint64_t seed) {
   __shared__ uint32_t warp_counts[kThreads / kWarp];
   const int page = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
   const int keys = lengths[sequence];
@@ -221,7 +221,7 @@ static_assert(kThreads == 4 * kWarp);
 // Writes the drawn keys of one page, in order, behind those of the pages before it.
 __global__ void __launch_bounds__(kThreads)
     collect_kernel(uint32_t* samples, const uint8_t* mask, const uint32_t* counts, const int16_t* scores, const SketchQuery* queries,
-                   const SketchLevels* levels, const int32_t* lengths, int max_pages, int room) {
+                   const SketchLevels* levels, SketchLengths lengths, int max_pages, int room) {
   __shared__ uint32_t scratch[kWarp];
   const int page = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.z);
   const int64_t head = static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y;
@@ -263,19 +263,20 @@ size_t sketch_draw_workspace(const SketchShape& shape, int sequences, int max_ke
 
 cudaError_t sketch_sample(cudaStream_t stream, uint32_t* samples, const SketchWorkspace& space, const int32_t* keys, const uint32_t* steps,
                           const SketchShape& shape, const SketchDraw& draw) {
+  const SketchLengths lengths{keys, draw.max_keys};
   const auto heads = static_cast<unsigned>(shape.kv_heads * shape.group), kv_heads = static_cast<unsigned>(shape.kv_heads);
   const auto sequences = static_cast<unsigned>(draw.sequences), pages = static_cast<unsigned>(space.max_pages);
   cudaError_t error = launch(count_kernel, dim3(pages, heads, sequences), dim3(kThreads), 0, stream, space.histograms, space.scores,
-                             space.queries, keys, space.max_pages);
+                             space.queries, lengths, space.max_pages);
   if (error != cudaSuccess) return error;
   error = launch(plan_kernel, dim3(heads, sequences), dim3(kSketchBins), 0, stream, samples, space.levels, space.histograms, space.queries,
-                 keys, sketch_weights(), static_cast<int>(heads), draw);
+                 lengths, sketch_weights(), static_cast<int>(heads), draw);
   if (error != cudaSuccess) return error;
   error = launch(mark_kernel, dim3(pages, kv_heads, sequences), dim3(kThreads), 0, stream, space.mask, space.counts, space.scores, space.queries,
-                 space.levels, keys, steps, shape.group, space.max_pages, draw.first_head, draw.seed);
+                 space.levels, lengths, steps, shape.group, space.max_pages, draw.first_head, draw.seed);
   if (error != cudaSuccess) return error;
   return launch(collect_kernel, dim3(pages, heads, sequences), dim3(kThreads), 0, stream, samples, space.mask, space.counts, space.scores,
-                space.queries, space.levels, keys, space.max_pages, draw.room);
+                space.queries, space.levels, lengths, space.max_pages, draw.room);
 }
 
 cudaError_t sketch_draw(cudaStream_t stream, uint32_t* samples, void* workspace, const SketchView& view, const float* q,

@@ -79,7 +79,7 @@ __device__ __forceinline__ double square_factors(const SketchView& view, int seq
 // A block prepares the query heads of one KV head: their integers, what depends on the factors of its keys, and empty histograms.
 template <int kSize>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(SketchQuery* queries, uint32_t* histograms, int8_t* q8, SketchView view, const float* q, const uint32_t* flips, const int32_t* lengths,
+    prepare_kernel(SketchQuery* queries, uint32_t* histograms, int8_t* q8, SketchView view, const float* q, const uint32_t* flips, SketchLengths lengths,
                    SketchShape shape, int64_t q_stride, double scale) {
   constexpr int kRegisters = kSize / 32;
   __shared__ uint32_t largest_factors[kPrepareWarps];
@@ -201,7 +201,7 @@ __device__ __forceinline__ void add_fields(uint32_t (&u)[kSize / 16], const uint
 // together from fields in registers, queries the B operand.
 template <int kSize, int kBits>
 __global__ void __launch_bounds__(kScanThreads)
-    scan_kernel(int16_t* scores, SketchQuery* queries, const int8_t* q8, SketchView view, const int32_t* lengths, SketchShape shape,
+    scan_kernel(int16_t* scores, SketchQuery* queries, const int8_t* q8, SketchView view, SketchLengths lengths, SketchShape shape,
                 int max_pages, int head_blocks) {
   constexpr int kOperands = kSize / 16;  // 4-coordinate registers a lane holds of one key
   constexpr int kWidth = field_width(kBits), kWords = sketch_words(kSize, kBits);
@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kScanThreads)
   }
 }
 
-using ScanKernel = void (*)(int16_t*, SketchQuery*, const int8_t*, SketchView, const int32_t*, SketchShape, int, int);
+using ScanKernel = void (*)(int16_t*, SketchQuery*, const int8_t*, SketchView, SketchLengths, SketchShape, int, int);
 template <int kSize>
 ScanKernel scan_kernel_of(int bits) {
   constexpr ScanKernel kKernels[kMaxSketchBits] = {scan_kernel<kSize, 1>, scan_kernel<kSize, 2>, scan_kernel<kSize, 3>, scan_kernel<kSize, 4>};
@@ -294,15 +294,16 @@ ScanKernel scan_kernel_of(int bits) {
 cudaError_t sketch_scan(cudaStream_t stream, const SketchWorkspace& space, const SketchView& view, const float* q, const uint32_t* flips,
                         const int32_t* keys, const SketchShape& shape, const SketchDraw& draw) {
   const int size = hadamard_size(shape.dim);
+  const SketchLengths lengths{keys, draw.max_keys};
   const auto kv_heads = static_cast<unsigned>(shape.kv_heads), sequences = static_cast<unsigned>(draw.sequences);
   const auto prepare = size == 64 ? prepare_kernel<64> : size == 128 ? prepare_kernel<128> : prepare_kernel<256>;
   const cudaError_t error = launch(prepare, dim3(kv_heads, sequences), dim3(kPrepareThreads), 0, stream, space.queries, space.histograms, space.q8,
-                                   view, q, flips, keys, shape, draw.q_stride, draw.scale);
+                                   view, q, flips, lengths, shape, draw.q_stride, draw.scale);
   if (error != cudaSuccess) return error;
   const auto scan = size == 64 ? scan_kernel_of<64>(shape.bits) : size == 128 ? scan_kernel_of<128>(shape.bits) : scan_kernel_of<256>(shape.bits);
   const auto head_blocks = static_cast<unsigned>(ceil_div(shape.group, kScanHeads));
   return launch(scan, dim3(static_cast<unsigned>(space.max_pages), kv_heads, sequences * head_blocks), dim3(kScanThreads), 0, stream,
-                space.scores, space.queries, space.q8, view, keys, shape, space.max_pages, static_cast<int>(head_blocks));
+                space.scores, space.queries, space.q8, view, lengths, shape, space.max_pages, static_cast<int>(head_blocks));
 }
 
 }  // namespace magicpig

@@ -24,6 +24,13 @@ struct SketchLevels {
   float log[kSketchLevels];       // of the probability
 };
 
+// Keys of each sequence that take part: never more than the workspace has room for.
+struct SketchLengths {
+  const int32_t* keys;
+  int max_keys;
+  __device__ int operator[](int sequence) const { return keys[sequence] < max_keys ? keys[sequence] : max_keys; }
+};
+
 struct SketchWorkspace {
   int16_t* scores;      // [heads][max_pages][kSketchPage]
   uint8_t* mask;        // [heads][max_pages][kSketchPage / 8]: bit i % 8 of byte i / 8 for key i

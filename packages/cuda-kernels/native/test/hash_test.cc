@@ -178,7 +178,7 @@ void test_codes(Context& c, const HashSizes& sizes, int rows, bool centred, bool
     for (int t = 0; t < tables; ++t) codes[row * row_stride + t * table_stride] = row_codes[t];
   }
   c.expect(turned_far == 0, what + ": " + std::to_string(turned_far) + " signs differ far from zero");
-  c.expect(turned <= Projections::kNearZero * rows * bits * tables + 3, what + ": " + std::to_string(turned) + " signs differ");
+  c.expect(turned <= Projections::kNearZero * rows * bits * tables + 10, what + ": " + std::to_string(turned) + " signs differ");
 
   DeviceBuffer<float> dx(x), d_centre(centre), d_norms(rows);
   DeviceBuffer<bf16> dx16(x16);
@@ -235,6 +235,7 @@ void test_hadamard(Context& c) {
   test_codes<Hadamard>(c, {80, 16, 9}, 7, false, true);
   test_codes<Hadamard>(c, {256, 12, 33}, 5, true, false);
   test_codes<Hadamard>(c, {100, 11, 70}, 3, false, false);
+  if (!c.quick) test_codes<Hadamard>(c, {128, 10, 150}, 100, true, true);
 }
 
 void test_table_build(Context& c) {
