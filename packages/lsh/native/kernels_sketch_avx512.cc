@@ -13,8 +13,8 @@ constexpr int8_t kOrder[11][6] = {
     {48, 49, 50, 51, 52, 53}, {56, 57, 58, 59, 60, 61}, {54, 55, 62, 63, -1, -1},
 };
 
-// How far ahead of the scan codes are fetched.
-constexpr size_t kPrefetchBytes = 2048;
+// How far ahead of the scan codes are fetched, to the second-level cache: the first one waits for too few lines at a time.
+constexpr size_t kPrefetchBytes = 4096;
 
 void Tables(const int16_t* q, size_t size, uint8_t* tables) {
   for (size_t unit = 0; unit < size / kSketchUnit; ++unit, q += kSketchUnit) {
@@ -76,7 +76,7 @@ void ScanWith(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, c
 #pragma GCC unroll 8
         for (size_t g = 0; g < 8; ++g) {
           x[g] = _mm512_load_si512(codes + g * kSketchKeys);
-          _mm_prefetch(reinterpret_cast<const char*>(codes + g * kSketchKeys + kPrefetchBytes), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(codes + g * kSketchKeys + kPrefetchBytes), _MM_HINT_T1);
         }
         const __m512i a = Upper(x[0], x[1], x[2]), b = Upper(x[3], x[4], x[5]), c = Upper(x[6], x[7], x[7]);
 #pragma GCC unroll 4
@@ -147,6 +147,15 @@ void Words(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words
   }
 }
 
+void CountTop(const uint8_t* depths, size_t n, uint8_t below, uint32_t* counts) {
+  const __m512i limit = _mm512_set1_epi8(static_cast<char>(below));
+  for (size_t i = 0; i < n; i += kSketchKeys) {
+    uint64_t left = _mm512_cmplt_epu8_mask(_mm512_loadu_si512(depths + i), limit);
+    if (n - i < kSketchKeys) left &= (uint64_t{1} << (n - i)) - 1;
+    for (; left != 0; left &= left - 1) ++counts[depths[i + static_cast<size_t>(__builtin_ctzll(left))]];
+  }
+}
+
 // logs [kSketchLevels] at each level.
 inline __m512 LogsAt(const float* logs, __m512i level) {
   const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(logs), level, _mm512_loadu_ps(logs + 16));
@@ -203,6 +212,6 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 }  // namespace
 
 const SketchKernels kAvx512SketchKernels = {"avx512",     SketchRotate,    SketchEncode, Tables, Scan, SketchFactors,
-                                            SketchDepths, SketchHistogram, SketchCountTop, Words,        Draw};
+                                            SketchDepths, SketchHistogram, CountTop, Words,        Draw};
 
 }  // namespace magicpig::lsh

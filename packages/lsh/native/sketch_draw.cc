@@ -75,8 +75,8 @@ float RoundQuery(const int16_t* y, size_t size, uint32_t bits, int16_t* q) {
 
 // E: the largest biased exponent of bfloat16 numbers [n], signs aside.
 int32_t LargestExponent(const uint16_t* bf16, size_t n) {
-  uint16_t largest = 0;
-  for (size_t i = 0; i < n; ++i) largest = std::max<uint16_t>(largest, bf16[i] & 0x7fff);
+  int16_t largest = 0;  // signed, for which every instruction set has a maximum
+  for (size_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<int16_t>(bf16[i] & 0x7fff));
   return largest >> 7;
 }
 
