@@ -95,7 +95,7 @@ const KERNELS: Record<string, Kernel> = {
   },
   scatterRows: {
     run: scatterRows,
-    arrays: { out: ['bf16', 3 * 2 * 16], x: ['f32', 3 * 2 * 16] },
+    arrays: { out: ['bf16', 3 * 2 * 16], x: ['bf16', 3 * 2 * 16] },
     sizes: { rows, heads: 2, headDim: 16 },
     wrong: { rows: -1, heads: 0, headDim: 12 },
   },

@@ -1,93 +1,8 @@
-// The cache against a device that computes nothing and checks everything: what is called, in which order, with what, and what
-// remains after failures at every call.
+// The cache against a device that computes nothing and checks everything: what is called, in which order, and with what.
 import { describe, expect, it } from 'vitest';
-import {
-  type AttendOptions,
-  CudaBackend,
-  CudaKernelsError,
-  CudaKvCache,
-  type CudaKvSequence,
-  DeviceLostError,
-  DisposedError,
-  InvalidArgumentError,
-  type KeySketches,
-  OutOfMemoryError,
-  type Sampling,
-  SketchPool,
-} from '../src/index.js';
-import { FakeHostCache } from './fake-host-cache.js';
-import { FakeNative } from './fake-native.js';
-
-const SHAPE = { layers: 3, queryHeads: 4, kvHeads: 2, headDim: 16, maxRows: 200 };
-const PAGE = 64 * 2 * 2 * 16 * 2; // bytes of 64 tokens of a layer
-const ILLEGAL_ADDRESS = 700;
-const OUT_OF_MEMORY = 2;
-const INVALID_VALUE = 1;
-const sampling: Sampling = { selector: {}, begin: 4, end: 60 };
-/** Layer 0 is dense. */
-const drawn = (layer: number) => (layer === 0 ? null : { ...sampling, sketch: SKETCHES[layer]! });
-const SKETCHES = [0, 1, 2].map((): KeySketches & { errors: number[] } => {
-  const errors: number[] = [];
-  const shape = { bits: 2, seed: 1, budget: { share: 0.1 }, floor: 0.02 };
-  return { ...shape, errors, centre: () => new Float32Array(16), drawn: (error) => errors.push(error) };
-});
-const sampled = (layer: number) => (layer === 0 ? null : sampling);
-const sampledByHost = sampled;
-
-interface Entry {
-  sequence: CudaKvSequence;
-  tokens: number;
-  sampling?: (layer: number) => Sampling | null;
-  keysRead?: Float64Array;
-}
-
-function setUp({ pages = 60, onHost = true, sketchBytes = 0 } = {}) {
-  const fake = new FakeNative();
-  const backend = new CudaBackend({ pool: {}, threads: 2 }, fake.native);
-  const host = new FakeHostCache(fake);
-  const deviceBytes = pages * PAGE;
-  const cache = new CudaKvCache({ backend, ...SHAPE, deviceBytes, sketchBytes, ...(onHost && { host }) });
-  const tensors = (rows: number) => ({
-    qkv: backend.tensor(rows * 8 * 16),
-    rotations: backend.tensor(rows * 16),
-    output: backend.tensor(rows * 4 * 16),
-  });
-  /** A group's way through all layers, as a model goes it: it yields where another group may take its turn. */
-  function* pass(entries: Entry[], name = 'pass'): Generator<void, void> {
-    const rows = entries.reduce((sum, { tokens }) => sum + tokens, 0);
-    const activations = tensors(rows);
-    const step = cache.step(entries);
-    try {
-      for (let layer = 0; layer < SHAPE.layers; layer += 1) {
-        fake.calls.push({ name: `${name} computes`, args: [layer] });
-        const keysRead = entries[0]!.keysRead;
-        const sampling = entries.map((entry) => entry.sampling?.(layer) ?? null);
-        const options: AttendOptions = { sampling, ...(keysRead && { keysRead }) };
-        step.begin(layer, activations, options);
-        yield;
-        step.finish(layer);
-      }
-      step.end();
-    } catch (error) {
-      step.rollback();
-      throw error;
-    } finally {
-      for (const tensor of Object.values(activations)) tensor[Symbol.dispose]();
-    }
-  }
-  const run = (entries: Entry[]) => {
-    for (const _ of pass(entries));
-  };
-  const dispose = () => {
-    cache[Symbol.dispose]();
-    backend[Symbol.dispose]();
-  };
-  return { fake, backend, host, cache, pass, run, dispose };
-}
-
-const INTERESTING =
-  /^(ropeSplit|rope|attention(Prefill|Decode)|mergeAttention|copyMatrix|recordEvent|waitEvent|synchronizeEvent|scatterRows|host\.\w+|.* computes)$/;
-const order = (fake: FakeNative) => fake.names.filter((name) => INTERESTING.test(name));
+import { CudaKvCache, DisposedError, InvalidArgumentError, OutOfMemoryError } from '../src/index.js';
+import { type Entry, order, PAGE, SHAPE, sampled, sampling, setUp } from './fake-cache.js';
+import type { FakeHostCache } from './fake-host-cache.js';
 
 describe('one step', () => {
   it('of a prompt leaves for host memory while the next layer computes', () => {
@@ -393,228 +308,36 @@ describe('pages', () => {
   });
 });
 
-describe('draws on the device', () => {
-  const pageBytes = SketchPool.pageBytes(SHAPE, 2);
-
-  it('are queued behind the rows that leave, and selected from where they arrive', () => {
-    const { fake, cache, run, dispose } = setUp({ sketchBytes: 4 * pageBytes });
+describe('steps that come again', () => {
+  it('are replayed as graphs', () => {
+    const { fake, cache, run, dispose } = setUp();
     const sequence = cache.open();
-    run([{ sequence, tokens: 190 }]);
-    run([{ sequence, tokens: 1, sampling: drawn }]);
-    // All 56 keys of both sampled layers, from the pages that the device holds.
-    const encoded = () =>
-      fake.calls.filter(({ name }) => name === 'sketchEncode').map(({ args }) => args.slice(14, 16));
-    expect(encoded()).toEqual([
-      [0, 56],
-      [0, 56],
-    ]);
-    expect(fake.names).not.toContain('host.readKeys');
-    fake.forget();
-    SKETCHES[1]!.errors.length = 0;
-    run([{ sequence, tokens: 1, sampling: drawn }]);
-    expect(encoded()).toEqual([]);
-    const names = fake.names.filter((name) =>
-      /^(copyMatrix|sketchDraw|attentionDecode|host\.\w+|setSamples)$/.test(name),
-    );
-    expect(names.slice(names.lastIndexOf('sketchDraw') - 3)).toEqual([
-      'host.append', // of the first layer
-      'copyMatrix', // rows
-      'copyMatrix', // keys, steps, pages
-      'sketchDraw',
-      'copyMatrix', // samples
-      'attentionDecode',
-      'host.append',
-      'setSamples',
-      'host.attend',
-      'copyMatrix',
-      'copyMatrix',
-    ]);
-    const attended = fake.calls.filter(({ name }) => name === 'host.attend').map(({ args }) => args[1] as Sampling[]);
-    for (const [one] of attended) expect(one!.selector).toEqual({ selects: 'samples' });
-    expect(SKETCHES[1]!.errors).toEqual([0]);
+    run([{ sequence, tokens: 100 }]);
+    const launched = Array.from({ length: 4 }, () => {
+      fake.forget();
+      run([{ sequence, tokens: 1, sampling: sampled }]);
+      return fake.names.filter((name) => name === 'launchGraph').length;
+    });
+    // One by one, then captured: the layers that follow an attention of the host are alike but for their place in memory.
+    expect(launched[0]).toBe(0);
+    expect(launched.slice(2)).toEqual([2, 2]);
+    expect(fake.problems).toEqual([]);
     dispose();
-    expect([fake.live, fake.problems]).toEqual([0, []]);
+    expect(fake.live).toBe(0);
   });
 
-  it('follow the keys as more are indexed, and start anew where a sequence was cut or has another index', () => {
-    const { fake, cache, run, dispose } = setUp({ sketchBytes: 8 * pageBytes });
+  it('have their time measured', () => {
+    const { cache, run, dispose } = setUp();
     const sequence = cache.open();
-    run([{ sequence, tokens: 190 }]);
-    const encoded = (end: number, sketch = SKETCHES[1]!) => {
-      fake.forget();
-      run([{ sequence, tokens: 1, sampling: (layer) => (layer === 1 ? { ...sampling, end, sketch } : null) }]);
-      // First key and rows.
-      return fake.calls.filter(({ name }) => name === 'sketchEncode').map(({ args }) => [args[14], args[15]]);
-    };
-    expect(encoded(100)).toEqual([[0, 96]]);
-    expect(encoded(100)).toEqual([]);
-    expect(encoded(164)).toEqual([[96, 64]]);
-    sequence.truncate(150);
-    expect(encoded(148)).toEqual([]);
-    sequence.truncate(120);
-    run([{ sequence, tokens: 40 }]);
-    expect(encoded(150)).toEqual([[116, 30]]);
-    expect(encoded(150, SKETCHES[2]!)).toEqual([[0, 146]]);
-    // The device has given up what lies between: it is read from host memory.
-    expect(fake.names).toContain('host.readKeys');
+    run([{ sequence, tokens: 100 }]);
+    const before = { ...cache.times };
+    run([{ sequence, tokens: 1, sampling: sampled }]);
+    // The fake says that 1.5 ms lie between any two events: rows of three layers, and what followed two attentions of the host.
+    expect(cache.times.transfer - before.transfer).toBe(3 * 1.5);
+    expect(cache.times.gpu - before.gpu).toBe(2 * 1.5);
+    expect(cache.times.attend).toBeGreaterThan(before.attend);
+    expect(cache.times.idle).toBeGreaterThan(before.idle);
     dispose();
-    expect([fake.live, fake.problems]).toEqual([0, []]);
-  });
-
-  it('are the host’s where there is no room for sketches, or they are of another kind', () => {
-    const { fake, cache, run, dispose } = setUp({ sketchBytes: 1 });
-    const [a, b] = [cache.open(), cache.open()];
-    for (const sequence of [a, b]) run([{ sequence, tokens: 90 }]);
-    const draws = (sequence: CudaKvSequence, sketch: KeySketches) => {
-      fake.forget();
-      run([{ sequence, tokens: 1, sampling: (layer) => (layer === 1 ? { ...sampling, sketch } : null) }]);
-      return fake.names.filter((name) => name === 'sketchDraw').length;
-    };
-    expect(draws(a, SKETCHES[1]!)).toBe(1); // there is one page
-    expect(draws(b, SKETCHES[1]!)).toBe(0);
-    expect(draws(a, { ...SKETCHES[1]!, bits: 3 })).toBe(0);
-    a[Symbol.dispose]();
-    expect(draws(b, SKETCHES[1]!)).toBe(1);
-    dispose();
-    expect([fake.live, fake.problems]).toEqual([0, []]);
-  });
-});
-
-describe('failures', () => {
-  const scenario = (
-    { cache, run, pass }: ReturnType<typeof setUp>,
-    kept: { a: CudaKvSequence; b: CudaKvSequence },
-    sampled: (layer: number) => Sampling | null = sampledByHost,
-  ) => {
-    const { a, b } = kept;
-    const before = [a.length, b.length];
-    try {
-      run([{ sequence: a, tokens: 70 }]);
-      const groups = [
-        pass([{ sequence: a, tokens: 1, sampling: sampled }]),
-        pass([{ sequence: b, tokens: 1, sampling: sampled }]),
-      ];
-      try {
-        for (let turn = 0; turn <= SHAPE.layers; turn += 1) for (const group of groups) group.next();
-      } finally {
-        for (const group of groups) group.return();
-      }
-      using fork = a.fork();
-      run([
-        { sequence: fork, tokens: 30 },
-        { sequence: b, tokens: 1 },
-      ]);
-    } finally {
-      for (const [i, sequence] of [a, b].entries()) if (sequence.length > before[i]!) sequence.truncate(before[i]!);
-    }
-    return cache;
-  };
-  const prepared = (options: Parameters<typeof setUp>[0] = {}) => {
-    const parts = setUp(options);
-    const kept = { a: parts.cache.open(), b: parts.cache.open() };
-    parts.run([{ sequence: kept.a, tokens: 40 }]);
-    parts.run([{ sequence: kept.b, tokens: 80 }]);
-    return { parts, kept };
-  };
-
-  it.each([
-    ['an error', INVALID_VALUE],
-    ['no memory', OUT_OF_MEMORY],
-  ])('%s at every call: sequences are as they were, and everything works afterwards', (_, status) => {
-    let calls = 1;
-    for (; ; calls += 1) {
-      const { parts, kept } = prepared();
-      parts.fake.failAt = { calls, status };
-      let failed: unknown;
-      try {
-        scenario(parts, kept);
-      } catch (error) {
-        failed = error;
-      }
-      const done = parts.fake.failAt !== undefined; // there are no more calls
-      parts.fake.failAt = undefined;
-      if (!done) expect(failed, `call ${calls}`).toBeInstanceOf(CudaKernelsError);
-      expect([kept.a.length, kept.b.length], `call ${calls}`).toEqual([40, 80]);
-      expect(
-        [...parts.host.open_].map(({ length }) => length),
-        `call ${calls}`,
-      ).toEqual([40, 80]);
-      scenario(parts, kept);
-      parts.dispose();
-      expect([parts.fake.live, parts.fake.problems], `call ${calls}`).toEqual([0, []]);
-      expect(parts.host.open_.size).toBe(0);
-      if (done) break;
-    }
-    expect(calls).toBeGreaterThan(100);
-  });
-
-  it.each([
-    ['an error', INVALID_VALUE],
-    ['no memory', OUT_OF_MEMORY],
-  ])('%s at every call where the device draws: the host draws then, or sequences are as they were', (_, status) => {
-    let calls = 1;
-    for (; ; calls += 1) {
-      const { parts, kept } = prepared({ sketchBytes: 2 ** 20 });
-      parts.fake.failAt = { calls, status };
-      let failed: unknown;
-      try {
-        scenario(parts, kept, drawn);
-      } catch (error) {
-        failed = error;
-      }
-      const done = parts.fake.failAt !== undefined; // there are no more calls
-      parts.fake.failAt = undefined;
-      if (failed !== undefined) expect(failed, `call ${calls}`).toBeInstanceOf(CudaKernelsError);
-      else expect(done || status === OUT_OF_MEMORY, `call ${calls}`).toBe(true);
-      expect([kept.a.length, kept.b.length], `call ${calls}`).toEqual([40, 80]);
-      scenario(parts, kept, drawn);
-      parts.dispose();
-      expect([parts.fake.live, parts.fake.problems], `call ${calls}`).toEqual([0, []]);
-      expect(parts.host.open_.size).toBe(0);
-      if (done) break;
-    }
-    expect(calls).toBeGreaterThan(150);
-  });
-
-  it('a lost device says so at every call from then on, and leaves host memory as it was', () => {
-    const { parts, kept } = prepared();
-    parts.fake.failAt = { calls: 40, status: ILLEGAL_ADDRESS };
-    expect(() => scenario(parts, kept)).toThrow(DeviceLostError);
-    expect(parts.backend.failure).toMatch(/Everything on the device is lost/);
-    expect(() => scenario(parts, kept)).toThrow(DeviceLostError);
-    expect([kept.a.length, kept.b.length]).toEqual([40, 80]);
-    expect([...parts.host.open_].map(({ length }) => length)).toEqual([40, 80]);
-    parts.dispose();
-    expect([parts.fake.live, parts.fake.problems]).toEqual([0, []]);
-  });
-
-  it('of the host’s cache leave no step behind', () => {
-    for (const call of ['host.step', 'host.append', 'host.attend']) {
-      const { parts, kept } = prepared();
-      parts.host.failures.set(call, new Error('the host fails'));
-      expect(() => scenario(parts, kept)).toThrow('the host fails');
-      expect([...parts.host.open_].map(({ length }) => length)).toEqual([40, 80]);
-      scenario(parts, kept);
-      parts.dispose();
-      expect([parts.fake.live, parts.fake.problems]).toEqual([0, []]);
-    }
-  });
-
-  it('when it is made leave nothing allocated', () => {
-    for (let calls = 1; ; calls += 1) {
-      const fake = new FakeNative();
-      const backend = new CudaBackend({ pool: {}, threads: 2 }, fake.native);
-      const { live } = fake;
-      fake.failAt = { calls, status: OUT_OF_MEMORY };
-      const make = () => new CudaKvCache({ backend, ...SHAPE, deviceBytes: 20 * PAGE, host: new FakeHostCache(fake) });
-      try {
-        make()[Symbol.dispose]();
-      } catch (error) {
-        expect(error).toBeInstanceOf(OutOfMemoryError);
-      }
-      expect(fake.live, `call ${calls}`).toBe(live);
-      if (fake.failAt !== undefined) break;
-    }
   });
 });
 

@@ -8,6 +8,7 @@ interface Recorded {
 
 /** A cache in host memory that holds nothing, checks lengths, and leaves notes among the calls of a fake device. */
 export class FakeHostCache implements HostCache {
+  readonly dtype = 'bf16';
   readonly pageTokens = 64;
   readonly open_ = new Set<Recorded>();
   /** Thrown by the next call of a name. */
@@ -44,26 +45,26 @@ export class FakeHostCache implements HostCache {
     };
   }
 
-  readKeys(
+  readKeys<T extends Float32Array | Uint16Array = Float32Array>(
     _sequence: KvSequence,
     layer: number,
     head: number,
     begin: number,
     end: number,
-    out?: Float32Array,
-  ): Float32Array {
+    out?: T,
+  ): T {
     this.#note('host.readKeys', layer, head, begin, end);
     return out!;
   }
 
-  readValues(
+  readValues<T extends Float32Array | Uint16Array = Float32Array>(
     _sequence: KvSequence,
     _layer: number,
     _head: number,
     _begin: number,
     _end: number,
-    out?: Float32Array,
-  ): Float32Array {
+    out?: T,
+  ): T {
     return out!;
   }
 

@@ -20,6 +20,8 @@ export class FakeNative {
   readonly calls: Call[] = [];
   readonly allocations = new Map<number, number>();
   readonly pinned = new Map<number, number>();
+  /** Of pinned memory, by its address. */
+  readonly buffers = new Map<number, ArrayBuffer>();
   readonly handles = new Map<number, 'stream' | 'event' | 'graph'>();
   readonly problems: string[] = [];
   /** Status to return from the next call of a name. */
@@ -124,8 +126,10 @@ export class FakeNative {
       case 'allocatePinned': {
         if (status !== 0) return { status, value: undefined };
         const pointer = this.#take(first!);
+        const buffer = new ArrayBuffer(first!);
         this.pinned.set(pointer, first!);
-        return { status, value: { pointer, buffer: new ArrayBuffer(first!) } };
+        this.buffers.set(pointer, buffer);
+        return { status, value: { pointer, buffer } };
       }
       case 'pinArray': {
         const address = status === 0 ? this.#take((args[0] as ArrayBufferView).byteLength) : 0;
@@ -176,6 +180,7 @@ export class FakeNative {
         if (!this.allocations.delete(first!)) this.problems.push(`free of ${first}`);
         return status;
       case 'freePinned':
+        this.buffers.delete(first!);
         if (!this.pinned.delete(first!)) this.problems.push(`freePinned of ${first}`);
         return status;
       case 'destroyStream':

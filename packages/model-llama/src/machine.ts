@@ -93,11 +93,11 @@ export async function cudaMachine(
         limit,
       );
     }
-    const sketchBytes = onHost ? bytesForSketches(kernels, checkpoint, settings, rest - least) : 0;
+    const { sketchBytes, drawBytes } = sketchPlan(kernels, checkpoint, settings, rest - least);
     const openCache = (hostBytes: number) => {
       const host = onHost ? openStore(checkpoint, settings, cpu, hostBytes) : undefined;
       const { layers, queryHeads, kvHeads, headDim } = config;
-      const room = onHost ? rest - sketchBytes : Math.min(rest, settings.cacheBytes ?? rest);
+      const room = onHost ? rest - sketchBytes - drawBytes : Math.min(rest, settings.cacheBytes ?? rest);
       // More than the longest contexts take together would lie idle.
       const most = kernels.CudaKvCache.bytesFor(config, settings.contextTokens) * settings.maxSequences;
       const deviceBytes = Math.max(Math.min(room, most + least), least);
@@ -179,23 +179,23 @@ function tableBytes(kernels: Kernels, { config }: Checkpoint, { attention, conte
   return kernels.SegmentBuilder.bytes(contextTokens, { dim: config.headDim, bits, tables, projection: 'gaussian' });
 }
 
-/** Most of the device memory left that key sketches may take from keys and values. */
-const SKETCH_SHARE = 0.5;
+/** Most of the device memory left that key sketches, and draws from them, may each take from keys and values. */
+const SKETCH_SHARE = 0.4;
 
-/** Bytes of device memory for the key sketches that a policy draws from. */
-function bytesForSketches(
+/** Bytes of device memory for the key sketches that a policy draws from, and for the draws. */
+function sketchPlan(
   kernels: Kernels,
   { config }: Checkpoint,
   { attention, contextTokens, maxSequences }: EngineSettings,
   room: number,
-): number {
+): { sketchBytes: number; drawBytes: number } {
   const resolved = resolveAttention(attention, config.layers);
-  if (resolved.policy !== 'sketch') return 0;
+  if (resolved.policy !== 'sketch') return { sketchBytes: 0, drawBytes: 0 };
   const pages = Math.ceil(contextTokens / kernels.SKETCH_PAGE) * (config.layers - resolved.denseLayers.length);
-  return Math.min(
-    maxSequences * pages * kernels.SketchPool.pageBytes(config, resolved.bits),
-    Math.floor(SKETCH_SHARE * room),
-  );
+  const most = Math.floor(SKETCH_SHARE * room);
+  const sketchBytes = Math.min(maxSequences * pages * kernels.SketchPool.pageBytes(config, resolved.bits), most);
+  const drawBytes = Math.min(maxSequences * kernels.SketchPool.drawBytes(config.queryHeads, contextTokens), most);
+  return { sketchBytes, drawBytes };
 }
 
 function openStore({ config }: Checkpoint, { format }: EngineSettings, cpu: CpuBackend, maxBytes: number): KvStore {

@@ -9,22 +9,20 @@ constexpr int kThreads = 256;
 
 // One thread eight elements; neighbours write neighbours.
 __global__ void __launch_bounds__(kThreads)
-    scatter_kernel(bf16* out, const float* x, const int32_t* slots, int rows, int heads, int dim) {
+    scatter_kernel(bf16* out, const bf16* x, const int32_t* slots, int rows, int heads, int dim) {
   const int per_head = dim / 8, per_row = heads * per_head;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(rows) * per_row) return;
   const int row = static_cast<int>(i / per_row), head = static_cast<int>(i % per_row) / per_head, part = static_cast<int>(i % per_head);
   const int64_t slot = slots != nullptr ? slots[row] : row;
   if (slot < 0) return;
-  const float4* from = reinterpret_cast<const float4*>(x + (static_cast<int64_t>(head) * rows + row) * dim) + 2 * part;
-  const float4 a = from[0], b = from[1];
   reinterpret_cast<uint4*>(out + (slot * heads + head) * dim)[part] =
-      make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
+      reinterpret_cast<const uint4*>(x + (static_cast<int64_t>(head) * rows + row) * dim)[part];
 }
 
 }  // namespace
 
-cudaError_t scatter_rows(cudaStream_t stream, bf16* out, const float* x, const int32_t* slots, int rows, int heads, int dim) {
+cudaError_t scatter_rows(cudaStream_t stream, bf16* out, const bf16* x, const int32_t* slots, int rows, int heads, int dim) {
   if (rows < 0 || heads <= 0 || dim <= 0 || dim % 8 != 0) return cudaErrorInvalidValue;
   const int64_t threads = static_cast<int64_t>(rows) * heads * (dim / 8);
   return launch(scatter_kernel, dim3(static_cast<unsigned>(ceil_div(threads, kThreads))), dim3(kThreads), 0, stream, out, x, slots, rows, heads, dim);

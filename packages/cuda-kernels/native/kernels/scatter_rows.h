@@ -6,9 +6,9 @@
 
 namespace magicpig {
 
-// out [slot][heads][dim] bf16: row r of x [heads][rows][dim] f32 goes to slot slots[r] (slots [rows] i32; r itself when null). Rows
+// out [slot][heads][dim] bf16: row r of x [heads][rows][dim] bf16 goes to slot slots[r] (slots [rows] i32; r itself when null). Rows
 // whose slot is negative are not stored. dim is a multiple of 8.
-cudaError_t scatter_rows(cudaStream_t stream, bf16* out, const float* x, const int32_t* slots, int rows, int heads, int dim);
+cudaError_t scatter_rows(cudaStream_t stream, bf16* out, const bf16* x, const int32_t* slots, int rows, int heads, int dim);
 
 }  // namespace magicpig
 

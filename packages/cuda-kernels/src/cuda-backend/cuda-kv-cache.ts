@@ -73,6 +73,9 @@ export class CudaKvCache implements Disposable {
     checkHeads(options);
     checkInteger('layers', layers, 1);
     checkInteger('maxRows', maxRows, 1);
+    if (host !== undefined && host.dtype !== 'bf16') {
+      throw new InvalidArgumentError(`The cache in host memory must hold bf16, as the device does, not ${host.dtype}.`);
+    }
     this.#options = options;
     this.#sketchBytes = checkInteger('sketchBytes', options.sketchBytes ?? 0, 0, Number.MAX_SAFE_INTEGER);
     this.pageTokens = host?.pageTokens ?? PAGE_TOKENS;

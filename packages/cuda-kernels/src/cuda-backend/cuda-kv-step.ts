@@ -11,7 +11,7 @@ import { HostRows } from './host-rows.js';
 import { PageRecall, type WantedPages } from './page-recall.js';
 import type { KeySketches } from './sketch-pool.js';
 import { StaticTables } from './static-tables.js';
-import type { StepBuffers } from './step-buffers.js';
+import type { PinnedPair, StepBuffers } from './step-buffers.js';
 import type { AttentionTensors, StepContext, StepPart } from './step-context.js';
 import { align, StepTables } from './step-tables.js';
 
@@ -23,6 +23,13 @@ interface HostPart {
   beside: boolean;
   /** The device draws. */
   draws: boolean;
+}
+
+/** Where a layer's log-sum-exps go: on the device, by part and aligned, and from there to `out` [R, Hq]. */
+interface LogSumExps extends PinnedPair {
+  offsets: Map<StepPart, number>;
+  end: number;
+  out: Float32Array;
 }
 
 /**
@@ -46,8 +53,7 @@ export class CudaKvStep {
   /** Of the layer that was begun. */
   #onHost: HostPart[] = [];
   #output: CudaTensor | undefined;
-  /** Where the layer's log-sum-exps go, on the device [R, Hq] and from there to the host; undefined when nobody wants them. */
-  #lse: { array: DeviceArray<'f32'>; offsets: Map<StepPart, number>; end: number; out: Float32Array } | undefined;
+  #lse: LogSumExps | undefined;
 
   /** @internal Use {@link CudaKvCache.step}. */
   constructor(context: StepContext, buffers: StepBuffers, parts: StepPart[]) {
@@ -81,7 +87,7 @@ export class CudaKvStep {
     const slots = tables.slots(layer);
     ropeSplit(stream, { qkv, table, q: this.#buffers.q, k: pool.keys, v: pool.values, slots, ...shape });
     const { logSumExp } = options;
-    this.#lse = logSumExp && { array: this.#buffers.lse(), offsets: new Map(), end: 0, out: logSumExp };
+    this.#lse = logSumExp && { ...this.#buffers.lse(), offsets: new Map(), end: 0, out: logSumExp };
     if (host !== undefined || logSumExp !== undefined) {
       rope(stream, { x: qkv, table, rows, stride: heads * headDim, heads: queryHeads + kvHeads, headDim });
     }
@@ -103,15 +109,12 @@ export class CudaKvStep {
 
   /** Completes the layer: waits for what the host attends, attends, and queues the result's way back. */
   finish(layer: number): void {
-    const { queryHeads, host } = this.#context;
+    const { host } = this.#context;
     if (this.#onHost.length > 0) {
       this.#toHost.receive(layer);
       for (const each of this.#onHost.splice(0)) this.#attend(layer, each);
     }
-    for (const [{ row, rows }, offset] of this.#lse?.offsets ?? []) {
-      const [begin, length] = [row * queryHeads, rows * queryHeads];
-      this.#lse!.array.view(offset, length).read(this.#lse!.out.subarray(begin, begin + length));
-    }
+    if (this.#lse && this.#lse.end > 0) this.#readLogSumExps(this.#lse);
     // The next layer's projection goes where this one's is read from.
     if (host !== undefined) this.#toHost.release(layer);
   }
@@ -261,6 +264,16 @@ export class CudaKvStep {
     const rows = part.rows * queryHeads;
     const a = out.view(part.row * width, part.rows * width);
     mergeAttention(stream, { out: a, a, lseA: whole.view(part.row * queryHeads, rows), b, lseB, rows, headDim });
+  }
+
+  #readLogSumExps({ array, pinned, offsets, end, out }: LogSumExps): void {
+    const { backend, queryHeads } = this.#context;
+    backend.stream.copyMatrix(pinned, array, { rows: 1, width: end, toStride: end, fromStride: end });
+    backend.wait();
+    backend.clock.start();
+    for (const [{ row, rows }, offset] of offsets) {
+      out.set(pinned.host.subarray(offset, offset + rows * queryHeads), row * queryHeads);
+    }
   }
 
   /** Where the attention of a part goes. */

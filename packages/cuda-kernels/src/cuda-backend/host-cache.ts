@@ -46,28 +46,32 @@ export interface HostStep {
 
 /** A cache in host memory. */
 export interface HostCache extends Disposable {
+  /** Of its keys and values; must be `bf16`. */
+  readonly dtype: string;
   readonly bytes: number;
   readonly pageTokens: number;
   open(): KvSequence;
   bytesFor(tokens: number): number;
   step(entries: readonly { sequence: KvSequence; tokens: number }[]): HostStep;
-  /** Tokens [begin, end) of one head as float32 [(end - begin) * headDim]; keys after RoPE. */
-  readKeys(
+  /**
+   * Tokens [begin, end) of one head, [(end - begin) * headDim], keys after RoPE: numbers, or the bits of stored bf16 for a Uint16Array.
+   */
+  readKeys<T extends Float32Array | Uint16Array = Float32Array>(
     sequence: KvSequence,
     layer: number,
     kvHead: number,
     begin: number,
     end: number,
-    out?: Float32Array,
-  ): Float32Array;
-  readValues(
+    out?: T,
+  ): T;
+  readValues<T extends Float32Array | Uint16Array = Float32Array>(
     sequence: KvSequence,
     layer: number,
     kvHead: number,
     begin: number,
     end: number,
-    out?: Float32Array,
-  ): Float32Array;
+    out?: T,
+  ): T;
   save(sequence: KvSequence, path: string, attachments: Readonly<Record<string, Uint8Array>>): void;
   load(path: string): { sequence: KvSequence; attachments: Record<string, Uint8Array> };
 }

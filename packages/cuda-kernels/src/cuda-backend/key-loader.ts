@@ -17,8 +17,8 @@ export interface LoadTarget {
 }
 
 interface Buffer {
-  pinned: PinnedArray<'f32'>;
-  array: DeviceArray<'f32'>;
+  pinned: PinnedArray<'bf16'>;
+  array: DeviceArray<'bf16'>;
   /** The copy to the device has ended: the host may write again. */
   copied: Event;
   /** The device has read the copy: the next may begin. */
@@ -43,8 +43,8 @@ export class KeyLoader implements Disposable {
     const elements = 2 * STRETCH_TOKENS * shape.kvHeads * shape.headDim;
     try {
       for (let i = 0; i < 2; i += 1) {
-        const pinned = own(device.pinned('f32', elements));
-        const array = own(device.array('f32', elements));
+        const pinned = own(device.pinned('bf16', elements));
+        const array = own(device.array('bf16', elements));
         this.#buffers.push({ pinned, array, copied: own(device.event()), read: own(device.event()), used: false });
       }
     } catch (error) {
@@ -55,7 +55,7 @@ export class KeyLoader implements Disposable {
 
   /** Bytes of device memory of a loader. */
   static bytes(shape: { kvHeads: number; headDim: number }): number {
-    return 2 * 2 * STRETCH_TOKENS * shape.kvHeads * shape.headDim * 4;
+    return 2 * 2 * STRETCH_TOKENS * shape.kvHeads * shape.headDim * 2;
   }
 
   /** Queues on `stream` that tokens [begin, end), at most {@link STRETCH_TOKENS}, of a layer reach `target`. */

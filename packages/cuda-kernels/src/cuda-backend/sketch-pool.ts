@@ -32,6 +32,9 @@ export interface LayerSketches {
   readonly pages: number[];
 }
 
+/** Of a query head and key: scores and levels, and the samples of a quarter of the keys. */
+const DRAW_BYTES = 4;
+
 /** Key sketches in device memory, in pages of 1,024 keys of all KV heads of a layer. */
 export class SketchPool implements Disposable {
   readonly bits: number;
@@ -80,6 +83,11 @@ export class SketchPool implements Disposable {
   static pageBytes({ kvHeads, headDim: dim }: { kvHeads: number; headDim: number }, bits: number): number {
     const { codes, factors } = sketchLengths({ dim, bits, kvHeads, pages: 1 });
     return 4 * codes + 2 * factors;
+  }
+
+  /** Bytes of device memory that draws for one sequence of so many keys take, about. */
+  static drawBytes(queryHeads: number, keys: number): number {
+    return DRAW_BYTES * queryHeads * keys;
   }
 
   /**

@@ -18,6 +18,12 @@ interface Shape {
   host?: unknown;
 }
 
+/** Device memory with a copy in host memory. */
+export interface PinnedPair {
+  array: DeviceArray<'f32'>;
+  pinned: PinnedArray<'f32'>;
+}
+
 /** Two buffers take turns: one layer's rows travel while the next layer's are computed. */
 export const RING = 2;
 
@@ -50,7 +56,7 @@ export class StepBuffers implements Disposable {
   readonly partial: { output: DeviceArray<'f32'>; lse: DeviceArray<'f32'>; whole: DeviceArray<'f32'> } | undefined;
   readonly #backend: CudaBackend;
   readonly #heads: number;
-  #lse: DeviceArray<'f32'> | undefined;
+  #lse: PinnedPair | undefined;
   #draws: SketchDraws | undefined;
   readonly #owned: Disposable[] = [];
   #workspace: DeviceArray<'u8'> | undefined;
@@ -116,13 +122,22 @@ export class StepBuffers implements Disposable {
     return (this.#draws ??= new SketchDraws(context, this));
   }
 
-  /** [R, Hq] of each part of a step, aligned, for whoever looks into attention. */
-  lse(): DeviceArray<'f32'> {
-    return (this.#lse ??= this.#backend.device.array('f32', this.#heads));
+  /** [R, Hq] of each part of a step, aligned, for whoever looks into attention; and a copy in host memory. */
+  lse(): PinnedPair {
+    if (this.#lse !== undefined) return this.#lse;
+    const { device } = this.#backend;
+    const array = device.array('f32', this.#heads);
+    try {
+      this.#lse = { array, pinned: device.pinned('f32', this.#heads) };
+      return this.#lse;
+    } catch (error) {
+      array[Symbol.dispose]();
+      throw error;
+    }
   }
 
   [Symbol.dispose](): void {
-    for (const thing of [this.#lse, this.#draws]) thing?.[Symbol.dispose]();
+    for (const thing of [this.#lse?.array, this.#lse?.pinned, this.#draws]) thing?.[Symbol.dispose]();
     this.#lse = undefined;
     this.#draws = undefined;
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();

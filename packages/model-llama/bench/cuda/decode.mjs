@@ -221,7 +221,7 @@ class DecodeRun {
 function methodsOf(store) {
   const names = ['open', 'bytesFor', 'step', 'readKeys', 'readValues', 'save'];
   const methods = names.map((name) => [name, store[name].bind(store)]);
-  return { pageTokens: store.pageTokens, bytes: 0, ...Object.fromEntries(methods) };
+  return { dtype: store.dtype, pageTokens: store.pageTokens, bytes: 0, ...Object.fromEntries(methods) };
 }
 
 function print(what, { sequences, stepMs, tokensPerSecond, gpuMs, transferMs, attendMs, idleMs }) {
