@@ -79,8 +79,8 @@ __device__ __forceinline__ double square_factors(const SketchView& view, int seq
 // A block prepares the query heads of one KV head: their integers, what depends on the factors of its keys, and empty histograms.
 template <int kSize>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(SketchQuery* queries, uint32_t* histograms, int8_t* q8, SketchView view, const float* q, const uint32_t* flips, SketchLengths lengths,
-                   SketchShape shape, int64_t q_stride, double scale) {
+    prepare_kernel(SketchQuery* queries, uint32_t* histograms, int8_t* q8, SketchView view, const float* q, const uint32_t* flips,
+                   SketchLengths lengths, SketchShape shape, int64_t q_stride, double scale) {
   constexpr int kRegisters = kSize / 32;
   __shared__ uint32_t largest_factors[kPrepareWarps];
   __shared__ double sums[4];
@@ -90,7 +90,9 @@ __global__ void __launch_bounds__(kPrepareThreads)
   const int keys = lengths[sequence];
   const int64_t first_head = (static_cast<int64_t>(sequence) * shape.kv_heads + kv_head) * shape.group;
 
-  for (int i = static_cast<int>(threadIdx.x); i < shape.group * kHistogramWords; i += kPrepareThreads) histograms[first_head * kHistogramWords + i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < shape.group * kHistogramWords; i += kPrepareThreads) {
+    histograms[first_head * kHistogramWords + i] = 0;
+  }
   // Magnitudes of bfloat16 order as their bits do. Eight to a load; pages hold more than the last keys, whatever that is.
   uint32_t largest = 0;
   for (int first = static_cast<int>(threadIdx.x) * 8; first < keys; first += kPrepareThreads * 8) {
@@ -139,7 +141,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
 
     const float inverse_norm = rounding.zero ? 0.0f : static_cast<float>(1 / rounding.norm);
     const int top = (1 << shape.bits) - 1, shift = top * magnitudes;
-    const float sigma = gain > 0 ? static_cast<float>(scale / (static_cast<double>(inverse_norm) * sketch_norm(kSize) * static_cast<double>(gain))) : 0.0f;
+    const double per_unit = static_cast<double>(inverse_norm) * sketch_norm(kSize) * static_cast<double>(gain);
+    const float sigma = gain > 0 ? static_cast<float>(scale / per_unit) : 0.0f;
     const double length = gain > 0 ? scale * (1 / static_cast<double>(inverse_norm)) : 0.0;
     const float temper = sketch_temper(shape.bits);
     SketchQuery query;
