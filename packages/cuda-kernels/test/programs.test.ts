@@ -53,7 +53,7 @@ describe('kernels-bench', () => {
     } finally {
       rmSync(folder, { recursive: true });
     }
-  });
+  }, 180_000);
 
   it.skipIf(!existsSync(program('kernels-bench')) || isAvailable())(
     'was compiled for CUDA, and says that there is no device',
