@@ -250,17 +250,34 @@ class Attention {
 
   uint32_t QueryHead(const Task& task, uint32_t head) const { return task.kv_head * group_ + task.head + head; }
 
+  // The end of the page of `begin`, or of the pages of its tile where those are shorter.
+  uint32_t PageEnd(uint32_t begin, uint32_t end) const {
+    const uint32_t step = std::max(shape_.page_tokens, kTileKeys);
+    return std::min(end, (begin / step + 1) * step);
+  }
+
+  void ExtendByPages(const HeadRows& rows, uint32_t begin, uint32_t end, const Task& task, const Scratch& scratch) {
+    for (uint32_t page_end; begin < end; begin = page_end) {
+      page_end = PageEnd(begin, end);
+      const ReadNext after{rows.End(page_end), rows.Key(page_end < end ? page_end : begin)};
+      kernels_.extend_span(rows, begin, page_end, after, scratch.queries, task.heads, scratch.states);
+    }
+  }
+
   void RunSpan(const Task& task, const Scratch& scratch) {
     const Step::Entry& entry = step_.entries()[task.entry];
     PrepareQueries(task, scratch.queries);
     float* states = task.parts == 1 ? scratch.states : Partials(task, task.part);
     for (uint32_t head = 0; head < task.heads; ++head) ResetState(states + head * state_size_, dim_);
     // Page by page, in the order of memory.
-    const uint32_t step = std::max(shape_.page_tokens, kTileKeys);
     for (uint32_t begin = task.begin; begin < task.end;) {
-      const uint32_t end = std::min(task.end, (begin / step + 1) * step);
+      const uint32_t end = PageEnd(begin, task.end);
+      // The heads' rows lie one behind the other, and behind them those of the next layer.
+      const HeadRows first = entry.sequence->Rows(args_.layer, task.kv_head);
+      const HeadRows last = entry.sequence->Rows(args_.layer, task.kv_head + task.heads / group_ - 1);
+      const ReadNext after{last.End(end), first.Key(end < task.end ? end : begin)};
       for (uint32_t head = 0; head < task.heads; head += group_) {
-        kernels_.extend_span(entry.sequence->Rows(args_.layer, task.kv_head + head / group_), begin, end,
+        kernels_.extend_span(entry.sequence->Rows(args_.layer, task.kv_head + head / group_), begin, end, after,
                              scratch.queries + head * kernels_.query_bytes(dim_), group_, states + head * state_size_);
       }
       begin = end;
@@ -326,8 +343,8 @@ class Attention {
     for (uint32_t head = 0; head < task.heads; ++head) ResetState(scratch.states + head * state_size_, dim_);
     uint64_t keys = 0;
     if (!sampling.sampled_only) {
-      kernels_.extend_span(rows, 0, sampling.begin, scratch.queries, task.heads, scratch.states);
-      kernels_.extend_span(rows, sampling.end, position + 1, scratch.queries, task.heads, scratch.states);
+      ExtendByPages(rows, 0, sampling.begin, task, scratch);
+      ExtendByPages(rows, sampling.end, position + 1, task, scratch);
       keys = uint64_t{task.heads} * (position + 1 - indexed);
     }
     for (uint32_t head = 0; head < task.heads; ++head) {

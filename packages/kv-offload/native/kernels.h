@@ -44,6 +44,20 @@ struct HeadRows {
     return pages[token >> page_shift] + offset + in_page * 2 * row_bytes;
   }
   MAGICPIG_INLINE const uint8_t* Value(uint32_t token) const { return Key(token) + row_bytes; }
+  // Behind the rows of the tokens before `end`.
+  const uint8_t* End(uint32_t end) const { return Key(end - 1) + 2 * row_bytes; }
+};
+
+// What is read behind `end`, the end of rows that lie in one piece: what lies at `next`. For prefetches only.
+struct ReadNext {
+  const uint8_t* end;
+  const uint8_t* next;
+
+  // The address `bytes` ahead of `row` in the order of reading.
+  MAGICPIG_INLINE const uint8_t* Ahead(const uint8_t* row, uint32_t bytes) const {
+    const size_t beyond = reinterpret_cast<uintptr_t>(row) + bytes - reinterpret_cast<uintptr_t>(end);
+    return beyond < bytes ? next + beyond : row + bytes;
+  }
 };
 
 // Tile of query rows for ExtendTile: row r belongs to position first + r / group.
@@ -71,8 +85,8 @@ struct Kernels {
   void (*score_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* prepared, float* scores);
 
   // Extends the states of `count` query heads by the tokens [begin, end), exactly.
-  void (*extend_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
-                      float* states);
+  void (*extend_span)(const HeadRows& rows, uint32_t begin, uint32_t end, const ReadNext& after, const void* queries,
+                      uint32_t count, float* states);
 
   // Extends one query head's state by selected tokens, ids relative to `first`, corrected as the selection says. `next` is
   // what the next call will read of the same rows, or nullptr.

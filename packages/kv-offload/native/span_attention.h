@@ -23,25 +23,27 @@ inline constexpr uint32_t kRowsInSoftmax = 12;
 inline constexpr int kMaxGroup = 4;  // query heads that share one pass over the rows
 
 template <class Core, int G>
-MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const RowBlock& tile, const void* queries, float* states) {
+MAGICPIG_INLINE void ExtendHeads(const HeadRows& rows, const RowBlock& tile, const ReadNext& after, const void* queries,
+                                 float* states) {
   const uint32_t dim = rows.dim, stride = StateSize(dim), ahead = AheadInSpan(rows.row_bytes);
   alignas(64) float scores[G * kTileKeys + Core::V::kLanes];
-  Core::template Scores<G>(tile.keys, tile.n, queries, dim, scores, [&](uint32_t j) { return tile.Row(j) + ahead; });
+  Core::template Scores<G>(tile.keys, tile.n, queries, dim, scores,
+                           [&](uint32_t j) { return after.Ahead(tile.Row(j), ahead); });
   uint32_t row = tile.n;
   float scale[G];
   for (int g = 0; g < G; ++g) {
     float* state = states + g * stride;
-    for (uint32_t i = 0; i < kRowsInSoftmax / G; ++i) PrefetchRow(tile.Row(row++) + ahead, rows.row_bytes);
+    for (uint32_t i = 0; i < kRowsInSoftmax / G; ++i) PrefetchRow(after.Ahead(tile.Row(row++), ahead), rows.row_bytes);
     scale[g] = Softmax<typename Core::V>(scores + g * kTileKeys, tile.n, kTileKeys, StateMax(state, dim),
                                          StateSum(state, dim));
   }
   Core::template Accumulate<G>(tile.values, tile.n, scores, dim, scale, states, stride,
-                               [&](uint32_t j) { return tile.Row(row + j) + ahead; });
+                               [&](uint32_t j) { return after.Ahead(tile.Row(row + j), ahead); });
 }
 
 template <class Core>
-void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* queries, uint32_t count,
-                float* states) {
+void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const ReadNext& after, const void* queries,
+                uint32_t count, float* states) {
   const uint32_t query_bytes = Core::QueryBytes(rows.dim), stride = StateSize(rows.dim);
   RowBlock tile;
   for (uint32_t token = begin; token < end; token += tile.n) {
@@ -52,10 +54,10 @@ void ExtendSpan(const HeadRows& rows, uint32_t begin, uint32_t end, const void* 
       const auto* query = static_cast<const uint8_t*>(queries) + done * query_bytes;
       float* state = states + done * stride;
       switch (count - done) {
-        case 1: ExtendHeads<Core, 1>(rows, tile, query, state); break;
-        case 2: ExtendHeads<Core, 2>(rows, tile, query, state); break;
-        case 3: ExtendHeads<Core, 3>(rows, tile, query, state); break;
-        default: ExtendHeads<Core, 4>(rows, tile, query, state); break;
+        case 1: ExtendHeads<Core, 1>(rows, tile, after, query, state); break;
+        case 2: ExtendHeads<Core, 2>(rows, tile, after, query, state); break;
+        case 3: ExtendHeads<Core, 3>(rows, tile, after, query, state); break;
+        default: ExtendHeads<Core, 4>(rows, tile, after, query, state); break;
       }
       done += count - done < kMaxGroup ? count - done : kMaxGroup;
     }
