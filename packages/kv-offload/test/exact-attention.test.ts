@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type KvDtype, KvStore } from '../src/index.js';
-import { randomRows, referenceRow, runStep, type Token, tokensOf } from './model.js';
+import { extremeRows, randomRows, referenceRow, runStep, type Token, tokensOf } from './model.js';
 import { Random } from './random.js';
 import { relativeError } from './reference.js';
 
@@ -105,23 +105,15 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('exact attention, %s rows
   });
 
   it.each([1e4, -1e4])('survives scores of %d', (score) => {
-    // Integers and powers of two, so that scores are exact in every arithmetic.
     using store = new KvStore({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64, dtype });
     const sequence = store.open();
-    const build = (count: number, first: number) => {
-      const rows = randomRows(store, count, new Random(9));
-      rows.queries[0]!.fill(0);
-      rows.keys[0]!.fill(0);
-      for (let i = 0; i < count; i++) {
-        rows.queries[0]![i * 64] = 128; // / sqrt(64) = 16
-        rows.keys[0]![i * 64] = (score / 16) * (first + i === 40 ? 1 : 0.5);
-        rows.values[0]!.fill(first + i === 40 ? 2 : 1, i * 64, i * 64 + 64);
-      }
-      return rows;
-    };
-    runStep(store, [{ sequence, tokens: 100 }], build(100, 0));
+    runStep(store, [{ sequence, tokens: 100 }], extremeRows(store, 100, 0, score));
     for (const count of [1, 5]) {
-      const output = runStep(store, [{ sequence, tokens: count }], build(count, sequence.length))[0]!;
+      const output = runStep(
+        store,
+        [{ sequence, tokens: count }],
+        extremeRows(store, count, sequence.length, score),
+      )[0]!;
       // The extreme key takes all of the weight, or none of it.
       for (const x of output) expect(x).toBe(score > 0 ? 2 : 1);
     }

@@ -1,5 +1,5 @@
 import type { AttendOptions, KvSequence, KvStore } from '../src/index.js';
-import type { Random } from './random.js';
+import { Random } from './random.js';
 import { type ReferenceHead, referenceAttention } from './reference.js';
 
 /** What a sequence should hold: for each token, the rows of all layers as they were appended. */
@@ -26,6 +26,22 @@ export function randomRows(store: KvStore, rows: number, random: Random, scale =
     values: make(kvHeads * headDim, 1),
     queries: make(queryHeads * headDim, 1),
   };
+}
+
+/**
+ * Tokens from `first` on, of one head of 64 dimensions: that at position 40 scores `score`, all others half of it. Integers and
+ * powers of two, so that scores are exact in every arithmetic.
+ */
+export function extremeRows(store: KvStore, count: number, first: number, score: number): StepRows {
+  const rows = randomRows(store, count, new Random(9));
+  rows.queries[0]!.fill(0);
+  rows.keys[0]!.fill(0);
+  for (let i = 0; i < count; i++) {
+    rows.queries[0]![i * 64] = 128; // / sqrt(64) = 16
+    rows.keys[0]![i * 64] = (score / 16) * (first + i === 40 ? 1 : 0.5);
+    rows.values[0]!.fill(first + i === 40 ? 2 : 1, i * 64, i * 64 + 64);
+  }
+  return rows;
 }
 
 export function rowsOf(data: Float32Array, stride: number): { data: Float32Array; offset: number; stride: number } {

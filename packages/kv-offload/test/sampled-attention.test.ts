@@ -9,7 +9,7 @@ import {
   type Sampling,
   SelectorError,
 } from '../src/index.js';
-import { headProblem, randomRows, runStep, type Token, tokensOf } from './model.js';
+import { extremeRows, headProblem, randomRows, runStep, type Token, tokensOf } from './model.js';
 import { Random } from './random.js';
 import { dot, referenceAttention, relativeError } from './reference.js';
 
@@ -192,26 +192,14 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
   });
 
   it.each([1e4, -1e4])('survives scores of %d', (score) => {
-    // Integers and powers of two, so that scores are exact in every arithmetic.
     const shape = { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 };
     using store = new KvStore({ ...shape, dtype, threads: 1 });
     const sequence = store.open();
-    const build = (count: number, first: number) => {
-      const rows = randomRows(store, count, new Random(9));
-      rows.queries[0]!.fill(0);
-      rows.keys[0]!.fill(0);
-      for (let i = 0; i < count; i++) {
-        rows.queries[0]![i * 64] = 128; // / sqrt(64) = 16
-        rows.keys[0]![i * 64] = (score / 16) * (first + i === 40 ? 1 : 0.5);
-        rows.values[0]!.fill(first + i === 40 ? 2 : 1, i * 64, i * 64 + 64);
-      }
-      return rows;
-    };
-    runStep(store, [{ sequence, tokens: 100 }], build(100, 0));
+    runStep(store, [{ sequence, tokens: 100 }], extremeRows(store, 100, 0, score));
     const given = new GivenSelector(store);
     given.set(0, 0, Uint32Array.of(3, 40, 41, 77), Float32Array.of(-1, -2, -30, -0.5));
     const logSumExp = new Float32Array(1);
-    const [output] = runStep(store, [{ sequence, tokens: 1 }], build(1, 100), () => ({
+    const [output] = runStep(store, [{ sequence, tokens: 1 }], extremeRows(store, 1, 100, score), () => ({
       sampling: [{ selector: given.selector, begin: 0, end: 100 }],
       logSumExp,
     }));

@@ -25,5 +25,6 @@ void ContainerRefusesDamage();
 void DamagedFilesAreHarmless();
 void ForksAndSegmentsAreRight();
 void KeySketchesAreRight();
+void SketchKernelsAreRight();
 
 #endif  // MAGICPIG_LSH_TEST_CHECK_H_

@@ -23,6 +23,7 @@
 #include "../projection.h"
 #include "../tables.h"
 #include "check.h"
+#include "normals.h"
 
 using namespace magicpig::lsh;
 
@@ -38,14 +39,6 @@ std::vector<const Kernels*> AllKernels() {
   all.push_back(&kNeonKernels);
 #endif
   return all;
-}
-
-std::vector<float> Normals(size_t n, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
 }
 
 // Every kernel against the portable one, for row counts and sizes around the edges of tiles.
@@ -278,6 +271,7 @@ int main() {
   ContainerRefusesDamage();
   DamagedFilesAreHarmless();
   ForksAndSegmentsAreRight();
+  SketchKernelsAreRight();
   KeySketchesAreRight();
   std::printf("ok: %zu instruction sets\n", AllKernels().size());
 }
