@@ -101,10 +101,13 @@ void PagePool::Release(Page* page) {
   Slab* slab = page->slab;
   slab->free.push_back(page);
   if (slab->free.size() < slab->count) return;
-  // An empty slab goes back to the system, except the only one: requests that come one after another would otherwise
-  // map, clear and unmap the same memory again and again.
-  const auto own = std::count_if(slabs_.begin(), slabs_.end(), [](const auto& s) { return s->file == nullptr; });
-  if (slab->file == nullptr && own == 1) return;
+  // An empty slab goes back to the system when there is another one. The last one stays: a sequence that grows over the end of
+  // a slab and is rolled back, or requests that come one after another, would otherwise map, clear and unmap the same memory
+  // again and again.
+  const auto empty = [&](const auto& other) {
+    return other.get() != slab && other->file == nullptr && other->free.size() == other->count;
+  };
+  if (slab->file == nullptr && std::none_of(slabs_.begin(), slabs_.end(), empty)) return;
   slabs_.erase(std::find_if(slabs_.begin(), slabs_.end(), [&](const auto& s) { return s.get() == slab; }));
 }
 

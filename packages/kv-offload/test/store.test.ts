@@ -193,6 +193,24 @@ describe('store', () => {
     for (const sequence of sequences) sequence[Symbol.dispose]();
     expect(store.stats()).toMatchObject({ pages: 0, bytes: 0, slabs: 1 });
   });
+
+  it('keeps one empty slab, so that a step over its edge that is rolled back again and again maps nothing', () => {
+    const store = new KvStore({ ...SHAPE, layers: 32, kvHeads: 8, queryHeads: 8, pageTokens: 64, headDim: 64 });
+    const sequence = store.open();
+    store.step([{ sequence, tokens: 64 }]);
+    const { reservedBytes, pageBytes } = store.stats();
+    store.step([{ sequence, tokens: (reservedBytes / pageBytes - 1) * 64 }]);
+    expect(store.stats().slabs).toBe(1);
+    for (let round = 0; round < 2; round++) {
+      const step = store.step([{ sequence, tokens: 1 }]);
+      expect(store.stats().slabs).toBe(2);
+      step.rollback();
+      expect(store.stats().slabs).toBe(2);
+    }
+    // Of two that are empty, one goes.
+    sequence.truncate(0);
+    expect(store.stats().slabs).toBe(1);
+  });
 });
 
 describe('misuse', () => {
