@@ -1,11 +1,12 @@
 // Tables of keys that the device holds, built there, beside those of @magicpig/lsh.
 import { SimHashProjection, SimHashTables } from '@magicpig/lsh';
 import { describe, expect, it } from 'vitest';
-import { CudaBackend, CudaKvCache, DeviceLostError, type SegmentTables } from '../src/index.js';
+import { CudaBackend, CudaKernelsError, CudaKvCache, DeviceLostError, type SegmentTables } from '../src/index.js';
 import { FakeHostCache } from './fake-host-cache.js';
 import { FakeNative } from './fake-native.js';
 import { randoms } from './randoms.js';
 
+const INVALID_VALUE = 1;
 const ILLEGAL_ADDRESS = 700;
 const OUT_OF_MEMORY = 2;
 
@@ -94,9 +95,24 @@ describe('tables built on the device', () => {
     const range = { begin: 4, end: 65_900, meanKeys: 65_600 };
     const tables = { dim: 8, bits: 12, tables: 2, seed: 1, projection: 'gaussian' } as const;
     const segments = expectSame(parts, 0, 0, range, tables);
-    expect(segments.map(({ count }) => count)).toEqual([65_535, 361]);
+    expect(segments.map(({ count }) => count)).toEqual([65_535, 65, 296]);
     parts.cache[Symbol.dispose]();
     parts.backend[Symbol.dispose]();
+  });
+
+  it('end a segment where the mean’s keys end, so that others with the same mean share the memory', () => {
+    const { cache, backend, sequence } = filled({ layers: 1, kvHeads: 1, headDim: 16 }, 1800);
+    const tables = { dim: 16, bits: 5, tables: 8, seed: 5, projection: 'gaussian' } as const;
+    const projection = new SimHashProjection({ ...tables, kind: tables.projection });
+    using adopted = new SimHashTables({ heads: 1, dim: 16, projection, threads: 1 });
+    const keys = { layer: 0, kvHead: 0, begin: 4, end: 1790, meanKeys: 1536 };
+    for (const segment of cache.segments(sequence, keys, tables)!) adopted.addSegment(0, segment);
+    const alone = adopted.bytes;
+    using fork = adopted.fork();
+    fork.truncate(0, keys.meanKeys);
+    expect(adopted.bytes + fork.bytes).toBeLessThan(1.5 * alone);
+    cache[Symbol.dispose]();
+    backend[Symbol.dispose]();
   });
 
   const SHAPE = { layers: 2, queryHeads: 2, kvHeads: 2, headDim: 16, maxRows: 1200 };
@@ -107,7 +123,7 @@ describe('tables built on the device', () => {
     const fake = new FakeNative();
     const backend = new CudaBackend({ pool: {}, threads: 1 }, fake.native);
     const host = new FakeHostCache(fake);
-    const deviceBytes = 4 * CudaKvCache.bytesFor(SHAPE, 1200);
+    const deviceBytes = 4 * CudaKvCache.bytesFor(SHAPE, 2400);
     const cache = new CudaKvCache({ backend, ...SHAPE, deviceBytes, host });
     const sequence = cache.open();
     const tensors = {
@@ -115,13 +131,20 @@ describe('tables built on the device', () => {
       rotations: backend.tensor(1200 * 16),
       output: backend.tensor(1200 * 2 * 16),
     };
-    const run = (tokens: number) => {
+    /** @param beside what the host does while a layer computes */
+    const run = (tokens: number, beside = (_layer: number) => {}) => {
       const step = cache.step([{ sequence, tokens }]);
-      for (let layer = 0; layer < SHAPE.layers; layer += 1) {
-        step.begin(layer, tensors);
-        step.finish(layer);
+      try {
+        for (let layer = 0; layer < SHAPE.layers; layer += 1) {
+          step.begin(layer, tensors);
+          beside(layer);
+          step.finish(layer);
+        }
+        step.end();
+      } catch (error) {
+        step.rollback();
+        throw error;
       }
-      step.end();
     };
     run(1200);
     fake.forget();
@@ -130,9 +153,10 @@ describe('tables built on the device', () => {
       backend[Symbol.dispose]();
       return [fake.live, fake.problems];
     };
-    return { fake, backend, cache, sequence, run, dispose };
+    return { fake, backend, host, cache, sequence, run, dispose };
   }
-  const KERNELS = ['copyRows', 'columnMean', 'simhash', 'tableBuild'];
+  /** Of a head with two segments. */
+  const KERNELS = ['copyRows', 'columnMean', 'simhash', 'tableBuild', 'simhash', 'tableBuild'];
   const kernels = (fake: FakeNative) => fake.names.filter((name) => [...KERNELS, 'synchronizeEvent'].includes(name));
 
   it('are built one head ahead of the one that is waited for', () => {
@@ -151,7 +175,41 @@ describe('tables built on the device', () => {
     run(1);
     fake.forget();
     cache.segments(sequence, { ...KEYS, kvHead: 1 }, TABLES);
-    expect(kernels(fake).slice(-5)).toEqual([...KERNELS, 'synchronizeEvent']);
+    expect(kernels(fake).slice(-7)).toEqual([...KERNELS, 'synchronizeEvent']);
+    expect(dispose()).toEqual([0, []]);
+  });
+
+  it('of a layer are built beside the next one, when its keys are written', () => {
+    const { fake, cache, sequence, run, dispose } = fakeCache();
+    const keys = { ...KEYS, layer: 0, end: 1150 };
+    let calls: typeof fake.calls = [];
+    run(8, (layer) => {
+      if (layer === 0) return;
+      const before = fake.calls.length;
+      for (const kvHead of [0, 1]) expect(cache.segments(sequence, { ...keys, kvHead }, TABLES)).toHaveLength(2);
+      calls = fake.calls.slice(before);
+      // Keys that the host is to hash are there too.
+      cache.readKeys(sequence, 0, 0, 0, 1);
+    });
+    const main = fake.calls.find(({ name }) => name === 'ropeSplit')!.args[0];
+    const built = calls.filter(({ name }) => KERNELS.includes(name));
+    expect(new Set(built.map(({ args }) => args[0])).size).toBe(1);
+    expect(built[0]!.args[0]).not.toBe(main);
+    // They wait for rows of layer 0 that leave for the host, which follow its keys; nothing waits for what else is queued.
+    const [waited] = calls.filter(({ name }) => name === 'waitEvent');
+    const events = fake.calls.flatMap(({ name, args }, i) =>
+      name === 'recordEvent' && args[0] === waited!.args[1] ? [i] : [],
+    );
+    const layers = fake.calls.flatMap(({ name }, i) => (name === 'ropeSplit' ? [i] : []));
+    expect(events.filter((i) => i > layers[0]! && i < layers[1]!)).toHaveLength(1);
+    expect(events.filter((i) => i > layers[1]!)).toEqual([]);
+    expect(calls.filter(({ name, args }) => name === 'recordEvent' && args[1] === main)).toEqual([]);
+    expect(calls.filter(({ name }) => /^synchronize/.test(name)).map(({ name }) => name)).toEqual([
+      'synchronizeEvent',
+      'synchronizeEvent',
+    ]);
+    const host = fake.names.filter((name) => /^host.(append|readKeys)/.test(name));
+    expect(host).toEqual(['host.append', 'host.readKeys', 'host.append']);
     expect(dispose()).toEqual([0, []]);
   });
 
@@ -175,7 +233,7 @@ describe('tables built on the device', () => {
         expect(segments, `call ${calls}`).toBeUndefined();
         expect(backend.memory, `call ${calls}`).toMatchObject({ used, pinned });
         expect(cache.segments(sequence, KEYS, TABLES)).toBeUndefined();
-        expect(cache.segments(sequence, { ...KEYS, begin: 40 }, TABLES)).toHaveLength(1);
+        expect(cache.segments(sequence, { ...KEYS, begin: 40 }, TABLES)).toHaveLength(2);
       }
       expect(dispose(), `call ${calls}`).toEqual([0, []]);
       if (done) break;
@@ -183,11 +241,48 @@ describe('tables built on the device', () => {
     }
   });
 
-  it('are lost with the device', () => {
-    const { fake, cache, sequence, dispose } = fakeCache();
-    fake.failAt = { calls: 12, status: ILLEGAL_ADDRESS };
-    expect(() => cache.segments(sequence, KEYS, TABLES)).toThrow(DeviceLostError);
-    expect(() => cache.segments(sequence, KEYS, TABLES)).toThrow(DeviceLostError);
-    expect(dispose()).toEqual([0, []]);
+  it('fail at any call with an error that says so, and leave host memory as it was', () => {
+    for (const status of [INVALID_VALUE, ILLEGAL_ADDRESS]) {
+      for (let calls = 1; ; calls += 1) {
+        const { fake, host, cache, sequence, run, dispose } = fakeCache();
+        const built: number[] = [];
+        const build = () => {
+          for (const kvHead of [0, 1])
+            built.push(cache.segments(sequence, { ...KEYS, layer: 0, kvHead }, TABLES)!.length);
+        };
+        // While a step is under way, from its second layer on.
+        const step = () =>
+          run(8, (layer) => {
+            if (layer === 0) return;
+            fake.failAt ??= { calls, status };
+            build();
+          });
+        let failed: unknown;
+        try {
+          step();
+        } catch (error) {
+          failed = error;
+        }
+        const done = fake.failAt !== undefined; // there are no more calls
+        fake.failAt = undefined;
+        const lengths = () => [sequence.length, ...[...host.open_].map(({ length }) => length)];
+        if (done) expect(lengths()).toEqual([1208, 1208]);
+        else {
+          expect(failed, `call ${calls}`).toBeInstanceOf(status === INVALID_VALUE ? CudaKernelsError : DeviceLostError);
+          expect(lengths(), `call ${calls}`).toEqual([1200, 1200]);
+        }
+        if (status === ILLEGAL_ADDRESS && !done) expect(build, `call ${calls}`).toThrow(DeviceLostError);
+        else if (!done) {
+          built.length = 0;
+          run(8, (layer) => layer === 1 && build());
+          expect(built, `call ${calls}`).toEqual([2, 2]);
+        }
+        expect(dispose(), `call ${calls}`).toEqual([0, []]);
+        if (done) {
+          expect(calls).toBeGreaterThan(30);
+          break;
+        }
+      }
+    }
   });
 });

@@ -54,8 +54,14 @@ export interface SequenceAttention extends Disposable {
    * wait for long.
    *
    * @param keys Stop after about so many keys, counted for each layer and KV head.
+   * @param layers Only in the first so many layers: those whose keys a step that is under way has computed. Default all.
    */
-  prepare(keys: number): void;
+  prepare(keys: number, layers?: number): void;
+  /**
+   * Forgets what comes from tokens of a step that failed, and what else it must. A policy that has this may also be prepared while a
+   * step over its sequence is under way.
+   */
+  abandon?(): void;
   /** Tokens to sample in this layer in the next step, or `null` for exact attention. */
   sampling(layer: number): Sampling | null;
   /**

@@ -4,6 +4,7 @@ import type { Tokenizer } from './checkpoint.js';
 import { GenerationFailedError } from './engine-errors.js';
 import { CacheTooSmallError, ContextTooLongError, InvalidRequestError, MagicPigError } from './errors.js';
 import { TraceRecorder } from './forward-trace.js';
+import { IndexingBeside } from './indexing-beside.js';
 import type { KvCache } from './kv-cache.js';
 import type { ForwardResult, Llama } from './llama.js';
 import { Memory, type PrefixReuse } from './memory.js';
@@ -172,7 +173,7 @@ export class Engine implements Disposable {
     if (prefilling.length > 1) for (const one of prefilling) this.#guard(one, () => this.#memory.catchUp(one));
     const left = begin + stepMs - performance.now();
     const entries = this.#scheduler.schedule(this.#pace.prefill(left, decoding));
-    if (entries.length > 0) this.#run(entries);
+    if (entries.length > 0) this.#run(entries, stepMs / 2);
     return !this.#scheduler.idle;
   }
 
@@ -248,15 +249,18 @@ export class Engine implements Disposable {
     if (behind.length > 0) this.#memory.trim(this.#scheduler.running);
   }
 
-  #run(entries: ScheduledEntry[]): void {
+  /** @param besideMs Of the host's time, for what it does while the device computes. */
+  #run(entries: ScheduledEntry[], besideMs: number): void {
     const begin = performance.now();
+    const { llama } = this.#options;
     for (const { sequence } of entries)
       if (!sequence.prefilling && sequence.decoding === 0) this.#decodes(sequence, begin);
     const work = workOf(entries);
     const wanted = entries.map(({ sequence, tokens }) => logitsOf(sequence, tokens.length));
+    const indexing = new IndexingBeside(besideMs);
     let result: ForwardResult;
     try {
-      result = this.#options.llama.forward(
+      result = llama.forward(
         entries.map(({ sequence, tokens }, i) => ({
           sequence: sequence.memory!.cache,
           tokens,
@@ -264,17 +268,21 @@ export class Engine implements Disposable {
           attention: sequence.sampling ? sequence.memory!.attention : undefined,
           logits: wanted[i]!,
           tap: sequence.recorder?.beginAt(sequence.cached),
+          beside: llama.overlaps ? indexing.of(entries[i]!) : undefined,
         })),
       );
     } catch (error) {
       // One of them is to blame: alone, the others get the results they would have got together.
-      if (entries.length > 1) for (const entry of entries) this.#run([entry]);
+      if (entries.length > 1) for (const entry of entries) this.#run([entry], besideMs);
       else this.#fail(entries[0]!.sequence, error);
       return;
     }
     const ms = performance.now() - begin;
-    this.#clock.forward(ms);
-    this.#pace.took(work, ms);
+    this.#clock.forward(ms - indexing.ms);
+    this.#clock.index(indexing.ms);
+    // Which of the two took how long is not known.
+    if (indexing.ms === 0) this.#pace.took(work, ms);
+    else this.#memory.trim(this.#scheduler.running);
     let next = 0;
     for (const [i, { sequence, tokens }] of entries.entries()) {
       const count = { none: 0, last: 1, all: tokens.length }[wanted[i]!];

@@ -153,7 +153,7 @@ export class IndexedAttention implements SequenceAttention {
     return true;
   }
 
-  prepare(keys: number): void {
+  prepare(keys: number, layers = this.#options.config.layers): void {
     if (this.ready || (!this.#job && !this.#begin())) return;
     const job = this.#job!;
     const { sink } = this.#options.settings;
@@ -161,6 +161,7 @@ export class IndexedAttention implements SequenceAttention {
     const count = job.end - sink;
     for (let worked = 0; worked < keys && job.layer < this.#layers.length; ) {
       const index = this.#layers[job.layer]!;
+      if (index.layer >= layers) return;
       if (job.kvHead === 0) job.from = sink + index.begin(count, this.#indexed > sink);
       this.#add(index, job.kvHead, job.from, job.end);
       worked += Math.max(job.end - job.from, 1);
@@ -175,6 +176,12 @@ export class IndexedAttention implements SequenceAttention {
     this.#indexed = job.end;
     this.#job = undefined;
     this.#scratch = new Float32Array(0);
+  }
+
+  abandon(): void {
+    for (const layer of this.#layers) layer.restrict(0);
+    this.#indexed = this.#options.settings.sink;
+    this.#job = undefined;
   }
 
   /** Brings tokens [begin, end) of one head into a layer's index. */

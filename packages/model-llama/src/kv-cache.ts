@@ -111,7 +111,10 @@ export interface KvCache extends Disposable {
   bytesFor(tokens: number): number;
   /** Makes room for the rows of all entries, or throws with nothing changed. Each `sequence.length` grows by `tokens`. */
   step(entries: readonly { sequence: KvSequence; tokens: number }[]): KvStep;
-  /** Keys of tokens [begin, end) of one head, after RoPE, as float32 [(end - begin) * headDim]. */
+  /**
+   * Keys of tokens [begin, end) of one head, after RoPE, as float32 [(end - begin) * headDim]; of a step that is under way those of
+   * layers whose attention was begun. So do {@link segments}.
+   */
   readKeys(
     sequence: KvSequence,
     layer: number,
@@ -124,7 +127,7 @@ export interface KvCache extends Disposable {
    * Hashes keys where they are, on a device, and sorts them into tables. Undefined where that cannot be, or would take longer:
    * {@link readKeys} then.
    *
-   * @returns What `addSegment` of a head's empty tables takes, in order; valid until the second next call.
+   * @returns What `addSegment` of a head's empty tables takes, in order; valid until the next call.
    */
   segments?(sequence: KvSequence, keys: HashedKeys, tables: TableSettings): SimHashSegment[] | undefined;
 }

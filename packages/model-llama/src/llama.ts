@@ -22,6 +22,16 @@ export interface ForwardEntry {
   logits: 'none' | 'last' | 'all';
   /** Is shown the layers that it wants. */
   tap?: ForwardTap | undefined;
+  /** What the host does with the entry's keys while the device computes later layers. */
+  beside?: BesideStep | undefined;
+}
+
+/** Work on the keys that a step computes, while it computes. */
+export interface BesideStep {
+  /** The first `layers` layers have their keys in the cache. */
+  run(layers: number): void;
+  /** The step failed: it has no keys. */
+  abandon(): void;
 }
 
 export interface ForwardResult {
@@ -63,6 +73,11 @@ export class Llama implements Disposable {
     this.#activations = [new Activations(config, backend, maxRows)];
   }
 
+  /** The host has time beside a step: see {@link BesideStep}. */
+  get overlaps(): boolean {
+    return this.#backend.overlaps ?? false;
+  }
+
   /** Bytes of the activations of steps of `maxRows` rows, `logits` of which have logits. */
   static bytesFor(config: LlamaConfig, maxRows: number, logits: number): number {
     const { hiddenSize, intermediateSize, queryHeads, kvHeads, headDim, vocabSize } = config;
@@ -93,6 +108,7 @@ export class Llama implements Disposable {
       };
     } catch (error) {
       for (const step of steps) step.rollback();
+      for (const { beside } of entries) beside?.abandon();
       throw error;
     }
   }
@@ -122,6 +138,7 @@ export class Llama implements Disposable {
         ...(keysRead.length > 0 && { keysRead }),
       };
       attention.begin(layer, tensors, taps.options(layer, options), attend);
+      for (const { beside } of entries) beside?.run(layer);
       if (!attend) break;
       yield;
       attention.finish(layer);
@@ -131,6 +148,7 @@ export class Llama implements Disposable {
       backend.linearGated(gated, x, weights.gateUp, rows, { norm: { weight: weights.mlpNorm, epsilon } });
       backend.linear(x, gated, weights.down, rows, { bias: weights.downBias, accumulate: true });
     }
+    for (const { beside } of entries) beside?.run(layers);
     const logits = this.#project(activations, wanted);
     attention.end();
     return { logits, keysRead: sumByEntry(entries, keysRead) };
@@ -157,7 +175,7 @@ export class Llama implements Disposable {
       attention !== undefined &&
       Array.from({ length: layers }, (_, i) => i).some((i) => attention.sampling(i) !== null);
     const apart =
-      this.#backend.overlaps &&
+      this.overlaps &&
       entries.length > 1 &&
       entries.every(({ tokens }) => tokens.length === 1) &&
       entries.some(samples);

@@ -131,12 +131,12 @@ export class StepProfiler {
 
   #watchAttention(attention: SequenceAttention): SequenceAttention {
     const prepare = attention.prepare.bind(attention);
-    attention.prepare = (keys) =>
+    attention.prepare = (...work) =>
       this.#time(
         'index',
         '',
         0,
-        () => prepare(keys),
+        () => prepare(...work),
         () => ({ bytes: 0, operations: 0 }),
       );
     return attention;

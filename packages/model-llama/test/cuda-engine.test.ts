@@ -3,6 +3,7 @@ import type { CudaBackend } from '@magicpig/cuda-kernels';
 import { describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions } from '../src/api.js';
 import { CacheTooSmallError } from '../src/errors.js';
+import type { LayerAttention } from '../src/layer-attention.js';
 import type { ModelHost } from '../src/model-host.js';
 import { runAll, submit } from './collect.js';
 import { relativeError } from './relative-error.js';
@@ -58,21 +59,63 @@ describe('magicpig on a device', () => {
     expect(mean(errors)).toBeLessThan(mean(noise) / 2);
   });
 
-  it('samples from tables built on the device as from those built by the CPU', async () => {
-    const built: number[] = [];
-    const logits = (segments: (own: NonNullable<ModelHost['cache']['segments']>) => ModelHost['cache']['segments']) =>
-      decodeLogits(SAMPLED, 1110, 1, async () => {
-        const parts = await deviceHost({ contextTokens: 1200 });
-        parts.cache.segments = segments(parts.cache.segments!.bind(parts.cache));
-        return parts;
-      });
-    const onDevice = await logits((own) => (...args) => {
-      const segments = own(...args);
-      built.push(segments!.length);
-      return segments;
+  it('makes the same tables as the CPU, beside the computation of the prompt’s last tokens', async () => {
+    const request = { prompt: prompt(1110), maxTokens: 3, ignoreEos: true, attention: SAMPLED };
+    const outcomes = [];
+    for (const onDevice of [true, false]) {
+      using parts = await deviceHost({ contextTokens: 1200 });
+      const { cache } = parts;
+      const made: { layer: number; beside: number; segments: number }[] = [];
+      let begun = 0;
+      const step = cache.step.bind(cache);
+      cache.step = (entries) => {
+        const own = step(entries) as ReturnType<typeof step> & { device: LayerAttention };
+        const begin = own.device.begin.bind(own.device);
+        own.device.begin = (layer, ...rest) => {
+          begin(layer, ...rest);
+          begun = layer;
+        };
+        return own;
+      };
+      const segments = cache.segments!.bind(cache);
+      cache.segments = (sequence, keys, tables) => {
+        const built = onDevice ? segments(sequence, keys, tables)! : undefined;
+        made.push({ layer: keys.layer, beside: begun, segments: built?.length ?? 0 });
+        return built;
+      };
+      outcomes.push(runAll(parts.engine, [request])[0]!);
+      // Of two KV heads each; how far it comes beside the step depends on the time that takes.
+      expect(made.map(({ layer }) => layer)).toEqual([1, 1, 2, 2, 3, 3]);
+      expect(made[0]!.beside).toBe(2);
+      // The keys that the mean is over, and the others.
+      expect(made.every(({ segments }) => segments === (onDevice ? 2 : 0))).toBe(true);
+      expect(outcomes.at(-1)!.end!.attention.sampledSteps).toBe(2);
+    }
+    const [built, hashed] = outcomes.map((outcome) => logProbabilities([outcome]));
+    expect(built).toEqual(hashed);
+  });
+
+  it('fails a request alone whose tables cannot be made', async () => {
+    using parts = await deviceHost({ contextTokens: 1200, prefixCache: 'off' });
+    const { cache } = parts;
+    const own = cache.segments!.bind(cache);
+    cache.segments = (sequence, keys, tables) => {
+      if (sequence.length === 120 && keys.layer === 2) throw new Error('building tables failed');
+      return own(sequence, keys, tables);
+    };
+    const request = (tokens: number) => ({
+      prompt: prompt(tokens, `tables-${tokens}`),
+      maxTokens: 3,
+      ignoreEos: true,
+      attention: SAMPLED,
     });
-    expect(built).toEqual(Array(3 * 2).fill(1)); // sampled layers, KV heads
-    expect(await logits(() => undefined)).toEqual(onDevice);
+    const [fails, lives] = runAll(parts.engine, [request(120), request(130)]);
+    expect(String(fails!.error)).toContain('building tables failed');
+    expect(lives!.tokens).toHaveLength(3);
+    using alone = await deviceHost({ contextTokens: 1200, prefixCache: 'off' });
+    const [expected] = runAll(alone.engine, [request(130)]);
+    expect(lives!.end!.attention.sampledSteps).toBe(expected!.end!.attention.sampledSteps);
+    expect([cache.bytes, parts.engine.stats.running]).toEqual([0, 0]);
   });
 
   it('draws from sketches on the device as the CPU does from its own', async () => {

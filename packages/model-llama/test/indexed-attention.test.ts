@@ -66,6 +66,29 @@ describe.each<[string, AttentionOptions]>([
     sequence[Symbol.dispose]();
   });
 
+  it('can be made a layer at a time while a step computes, and forgotten when it fails', async () => {
+    const { parts, sequence, open, indexed } = await setup(attention);
+    using _parts = parts;
+    using first = open(sequence, []);
+    const [sampled, all] = [config.kvHeads * keys, Number.POSITIVE_INFINITY];
+    for (const [layers, expected] of [
+      [1, 0], // layer 0 is dense
+      [2, sampled],
+      [3, 2 * sampled],
+    ] as const) {
+      first.prepare(all, layers);
+      expect([indexed(), first.ready]).toEqual([expected, false]);
+    }
+    first.prepare(all, 4);
+    expect([indexed(), first.ready]).toEqual([3 * sampled, true]);
+    first.abandon!();
+    expect([first.ready, first.sampling(1)]).toEqual([false, null]);
+    finish(first);
+    expect(indexed()).toBe(6 * sampled);
+    expect(first.sampling(1)).toMatchObject({ begin: 4, end: TOKENS - 16 });
+    sequence[Symbol.dispose]();
+  });
+
   it('build for themselves when that one ends before, or begins with too little in common', async () => {
     const { parts, sequence, open, indexed } = await setup(attention);
     using _parts = parts;

@@ -178,7 +178,10 @@ export class CudaKvCache implements Disposable {
     return new CudaKvStep(this.#context(), this.#buffers[this.#steps % STEPS]!, parts);
   }
 
-  /** Keys of tokens [begin, end) of one head, after RoPE, as float32. Waits for the device where they live there. */
+  /**
+   * Keys of tokens [begin, end) of one head, after RoPE, as float32; those of a step that is under way too, of layers begun before.
+   * Waits for the device where they live there.
+   */
   readKeys(
     sequence: CudaKvSequence,
     layer: number,
@@ -189,6 +192,7 @@ export class CudaKvCache implements Disposable {
   ): Float32Array {
     const { host, kvHeads, headDim, layers } = this.#options;
     sequence.check();
+    sequence.step?.receive(layer);
     if (host !== undefined) return host.readKeys(sequence.host!, layer, kvHead, begin, end, out);
     checkInteger('layer', layer, 0, layers - 1);
     checkInteger('kvHead', kvHead, 0, kvHeads - 1);
@@ -211,9 +215,10 @@ export class CudaKvCache implements Disposable {
   }
 
   /**
-   * Keys of one head, hashed and sorted on the device for the tables of `@magicpig/lsh`, while the host takes in the head before.
+   * Keys of one head, hashed and sorted on the device for the tables of `@magicpig/lsh`: beside what else it computes, while the host
+   * takes in the head before. A step may be under way: the keys are there as soon as its layer was begun.
    *
-   * @returns Views of pinned memory, valid until the second next call; undefined where the device does not hold the keys, has no
+   * @returns Views of pinned memory, valid until the next call; undefined where the device does not hold the keys, has no
    *   memory for that, or would gain nothing: hash them on the host then
    */
   segments(sequence: CudaKvSequence, keys: SegmentKeys, tables: SegmentTables): Segment[] | undefined {
@@ -225,15 +230,17 @@ export class CudaKvCache implements Disposable {
       this.#builder[Symbol.dispose]();
       this.#builder = undefined;
     }
-    this.#builder ??= new SegmentBuilder(backend, this.#pool, kvHeads, tables);
     try {
-      return this.#builder.build(sequence, keys);
+      this.#builder ??= new SegmentBuilder(backend, this.#pool, kvHeads, tables);
+      return this.#builder.build(sequence, keys, sequence.step?.written(keys.layer));
     } catch (error) {
-      this.#builder[Symbol.dispose]();
+      this.#builder?.[Symbol.dispose]();
       this.#builder = undefined;
       if (!(error instanceof OutOfMemoryError)) throw error;
       this.#tooMany = count;
       return undefined;
+    } finally {
+      this.times.gpu += this.#builder?.clock.take() ?? 0;
     }
   }
 

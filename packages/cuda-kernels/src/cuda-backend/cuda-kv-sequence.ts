@@ -1,9 +1,18 @@
 import { DisposedError, InvalidArgumentError } from '../errors.js';
+import type { Event } from '../event.js';
 import { checkInteger } from '../validate.js';
 import type { KvSequence } from './host-cache.js';
 import { LayerPages } from './layer-pages.js';
 import type { PagePool } from './page-pool.js';
 import type { LayerSketches } from './sketch-pool.js';
+
+/** A step that is under way, for whoever wants what it has computed so far. */
+export interface StepUnderWay {
+  /** Host memory has the keys and values of a layer that was begun when this returns. */
+  receive(layer: number): void;
+  /** Passes when the device has a layer's keys; undefined when they come with what is queued. */
+  written(layer: number): Event | undefined;
+}
 
 /**
  * Keys and values of one context: pages on the device, layer by layer, and where the cache has one a sequence in host memory,
@@ -19,6 +28,8 @@ export class CudaKvSequence implements KvSequence {
   readonly #givesBack: ((pages: number[]) => void)[] = [];
   /** @internal Number of the last step it was part of. */
   lastStep = 0;
+  /** @internal That one until it ends. */
+  step: StepUnderWay | undefined;
   readonly #pool: PagePool;
   readonly #live: Set<CudaKvSequence>;
   #length = 0;

@@ -64,6 +64,7 @@ export class CudaKvStep {
     this.#exact = new ExactAttention(context, buffers);
     this.#recall = new PageRecall(context, buffers);
     this.#toHost = new HostRows(context, buffers, parts);
+    for (const { sequence } of parts.flatMap(({ entries }) => entries)) sequence.step = this.#toHost;
   }
 
   /**
@@ -153,7 +154,10 @@ export class CudaKvStep {
   }
 
   #release(): void {
-    for (const part of this.#parts) for (const page of part.scratch.splice(0)) this.#context.pool.release(page);
+    for (const { entries, scratch } of this.#parts) {
+      for (const page of scratch.splice(0)) this.#context.pool.release(page);
+      for (const { sequence } of entries) if (sequence.step === this.#toHost) sequence.step = undefined;
+    }
   }
 
   #samples(part: StepPart, { sampling }: AttendOptions): boolean {

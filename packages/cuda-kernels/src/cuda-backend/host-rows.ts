@@ -1,10 +1,12 @@
 import type { DeviceArray } from '../device-array.js';
+import type { Event } from '../event.js';
+import type { StepUnderWay } from './cuda-kv-sequence.js';
 import type { Rows } from './host-cache.js';
 import { RING, type StepBuffers } from './step-buffers.js';
 import type { StepContext, StepPart } from './step-context.js';
 
 /** A step's queries, keys and values on their way to host memory, layer by layer, beside what the device computes next. */
-export class HostRows {
+export class HostRows implements StepUnderWay {
   readonly #context: StepContext;
   readonly #buffers: StepBuffers;
   readonly #parts: readonly StepPart[];
@@ -42,8 +44,9 @@ export class HostRows {
     this.#travelling.push(layer);
   }
 
-  /** Waits for a layer's rows and appends them in host memory. */
+  /** Waits for a layer's rows, if they are under way, and appends them in host memory. */
   receive(layer: number): void {
+    if (!this.#travelling.includes(layer)) return;
     const { queryHeads, kvHeads, headDim, times } = this.#context;
     const { pinned, arrived } = this.#buffers.rows[layer % RING]!;
     const start = performance.now();
@@ -57,6 +60,10 @@ export class HostRows {
     }
     times.attend += performance.now() - there;
     this.#travelling = this.#travelling.filter((each) => each !== layer);
+  }
+
+  written(layer: number): Event | undefined {
+    return this.#travelling.includes(layer) ? this.#buffers.rows[layer % RING]!.arrived : undefined;
   }
 
   receiveAll(): void {

@@ -9,8 +9,10 @@ import { simhashProjections } from '../kernels/simhash-projections.js';
 import { tableBuild, tableBuildWorkspace } from '../kernels/table-build.js';
 import { PAGE_TOKENS } from '../kv-view.js';
 import type { PinnedArray } from '../pinned-array.js';
+import type { Stream } from '../stream.js';
 import type { CudaBackend } from './cuda-backend.js';
 import type { CudaKvSequence } from './cuda-kv-sequence.js';
+import { DeviceClock } from './device-clock.js';
 import type { LayerPages } from './layer-pages.js';
 import type { PagePool } from './page-pool.js';
 import { Upload } from './upload.js';
@@ -64,10 +66,18 @@ interface Job {
   slot: Slot;
 }
 
-/** Hashes keys that the device holds and builds tables of them, one head while the host takes in the one before. */
+/**
+ * Hashes keys that the device holds and builds tables of them, beside whatever else it computes: one head while the host takes in the
+ * one before.
+ */
 export class SegmentBuilder implements Disposable {
   readonly tables: SegmentTables;
+  /** How long the device took. */
+  readonly clock: DeviceClock;
   readonly #backend: CudaBackend;
+  readonly #stream: Stream;
+  /** The keys of a layer are there. */
+  readonly #written: Event;
   readonly #pool: PagePool;
   readonly #kvHeads: number;
   readonly #slots: [Slot, Slot] = [{}, {}];
@@ -84,7 +94,16 @@ export class SegmentBuilder implements Disposable {
     this.#backend = backend;
     this.#pool = pool;
     this.#kvHeads = kvHeads;
-    this.#indices = new Upload(backend.device, 'i32');
+    const { device } = backend;
+    this.#stream = device.stream();
+    try {
+      this.#written = device.event();
+    } catch (error) {
+      this.#stream[Symbol.dispose]();
+      throw error;
+    }
+    this.clock = new DeviceClock(device, this.#stream);
+    this.#indices = new Upload(device, 'i32');
   }
 
   /** Bytes of device memory for contexts of so many keys. */
@@ -98,18 +117,19 @@ export class SegmentBuilder implements Disposable {
   }
 
   /**
-   * The segments of one head, views of pinned memory that are valid until the second next call. Waits for the device.
+   * The segments of one head, views of pinned memory that are valid until the next call. Waits for them alone.
    *
    * @param sequence of which the device has the whole layer
+   * @param written passes when the layer's keys are there; absent when they come with what is queued on the backend's stream
    */
-  build(sequence: CudaKvSequence, keys: SegmentKeys): Segment[] {
-    const { clock } = this.#backend;
+  build(sequence: CudaKvSequence, keys: SegmentKeys, written?: Event): Segment[] {
     const { layer, begin, end } = keys;
     const place = { sequence, pages: sequence.pages[layer]!, step: sequence.lastStep, begin, end };
     const ahead = this.#ahead;
     this.#ahead = undefined;
     const ready = ahead && samePlace(ahead.place, place);
-    clock.start();
+    if (!ready) this.#follow(written);
+    this.clock.start();
     const job =
       ready && ahead.keys.kvHead === keys.kvHead && ahead.keys.meanKeys === keys.meanKeys
         ? ahead
@@ -117,7 +137,7 @@ export class SegmentBuilder implements Disposable {
     const next = { ...keys, kvHead: keys.kvHead + 1 };
     const other = this.#slots.find((slot) => slot !== job.slot)!;
     if (next.kvHead < this.#kvHeads) this.#ahead = this.#queue(place, next, other);
-    clock.stop();
+    this.clock.stop();
     const start = performance.now();
     job.slot.built!.synchronize();
     this.#backend.waited += performance.now() - start;
@@ -128,7 +148,7 @@ export class SegmentBuilder implements Disposable {
     this.#ahead = undefined;
     this.#rows = undefined;
     this.#projected = false;
-    this.#indices[Symbol.dispose]();
+    for (const thing of [this.clock, this.#indices, this.#stream, this.#written]) thing[Symbol.dispose]();
     for (const array of this.#scratch.values()) array[Symbol.dispose]();
     this.#scratch.clear();
     for (const slot of this.#slots) {
@@ -137,8 +157,17 @@ export class SegmentBuilder implements Disposable {
     }
   }
 
+  /** What is queued next comes after a layer's keys. */
+  #follow(written: Event | undefined): void {
+    const { stream } = this.#backend;
+    if (written === undefined) stream.record(this.#written);
+    else stream.flush(); // so that the device is at work meanwhile
+    this.#stream.wait(written ?? this.#written);
+  }
+
   #queue(place: Place, keys: SegmentKeys, slot: Slot): Job {
-    const { device, stream } = this.#backend;
+    const { device } = this.#backend;
+    const stream = this.#stream;
     const { seed, ...sizes } = this.tables;
     const { dim, bits, tables } = sizes;
     const count = keys.end - keys.begin;
@@ -153,7 +182,8 @@ export class SegmentBuilder implements Disposable {
     const centre = this.#room('centre', 'f32', dim);
     columnMean(stream, { mean: centre, x, rows: keys.meanKeys, dim });
 
-    const most = Math.min(count, SEGMENT_KEYS);
+    const parts = partsOf(keys);
+    const most = Math.max(...parts.map(({ rows }) => rows));
     const buckets = 2 ** bits + 1;
     const codes = this.#room('codes', 'u16', tables * most);
     const starts = this.#room('starts', 'u16', tables * buckets);
@@ -161,14 +191,11 @@ export class SegmentBuilder implements Disposable {
     const inverseNorms = this.#room('norms', 'f32', most);
     const bytes = tableBuildWorkspace(stream, { keys: most, bits, tables });
     const workspace = bytes > 0 ? this.#room('workspace', 'u8', bytes) : undefined;
-    const parts = Math.ceil(count / SEGMENT_KEYS);
-    this.#fit(slot, { starts: parts * tables * buckets, ids: count * tables, norms: count, centre: dim });
+    this.#fit(slot, { starts: parts.length * tables * buckets, ids: count * tables, norms: count, centre: dim });
     slot.built ??= device.event();
     const download = <T extends DType>(to: PinnedArray<T>, from: DeviceArray<T>, offset: number, width: number) =>
       stream.copyMatrix(to, from, { rows: 1, width, toStride: width, fromStride: width, toOffset: offset });
-    for (let part = 0; part < parts; part += 1) {
-      const first = part * SEGMENT_KEYS;
-      const rows = Math.min(SEGMENT_KEYS, count - first);
+    for (const [i, { first, rows }] of parts.entries()) {
       simhash(stream, {
         ...sizes,
         codes,
@@ -180,7 +207,7 @@ export class SegmentBuilder implements Disposable {
         layout: 'tables',
       });
       tableBuild(stream, { starts, ids, codes, keys: rows, bits, tables, ...(workspace && { workspace }) });
-      download(slot.starts!, starts, part * tables * buckets, tables * buckets);
+      download(slot.starts!, starts, i * tables * buckets, tables * buckets);
       download(slot.ids!, ids, first * tables, rows * tables);
       download(slot.norms!, inverseNorms, first, rows);
     }
@@ -192,19 +219,13 @@ export class SegmentBuilder implements Disposable {
   #segments({ keys, slot }: Job): Segment[] {
     const { bits, tables, dim } = this.tables;
     const size = tables * (2 ** bits + 1);
-    const segments: Segment[] = [];
-    for (let first = 0; first < keys.end - keys.begin; first += SEGMENT_KEYS) {
-      const count = Math.min(SEGMENT_KEYS, keys.end - keys.begin - first);
-      const part = segments.length;
-      segments.push({
-        count,
-        starts: slot.starts!.host.subarray(part * size, (part + 1) * size),
-        ids: slot.ids!.host.subarray(first * tables, (first + count) * tables),
-        inverseNorms: slot.norms!.host.subarray(first, first + count),
-        ...(part === 0 && { centre: slot.centre!.host.subarray(0, dim) }),
-      });
-    }
-    return segments;
+    return partsOf(keys).map(({ first, rows }, i) => ({
+      count: rows,
+      starts: slot.starts!.host.subarray(i * size, (i + 1) * size),
+      ids: slot.ids!.host.subarray(first * tables, (first + rows) * tables),
+      inverseNorms: slot.norms!.host.subarray(first, first + rows),
+      ...(i === 0 && { centre: slot.centre!.host.subarray(0, dim) }),
+    }));
   }
 
   /** Where the keys of the first head are, in rows of a head; those of the others follow each one. */
@@ -216,7 +237,7 @@ export class SegmentBuilder implements Disposable {
       indices[token - begin] = this.#kvHeads * this.#pool.slot(pages.at(Math.floor(token / PAGE_TOKENS))!, token);
     }
     this.#rows = undefined;
-    const array = this.#indices.put(this.#backend.stream, indices);
+    const array = this.#indices.put(this.#stream, indices);
     this.#rows = { ...place, array };
     return array;
   }
@@ -246,6 +267,18 @@ export class SegmentBuilder implements Disposable {
     ensure('norms', 'f32');
     ensure('centre', 'f32');
   }
+}
+
+/** Segments of keys, relative to the first. Those that the mean is over, and that others may share, end where a segment does. */
+function partsOf({ begin, end, meanKeys }: SegmentKeys): { first: number; rows: number }[] {
+  const parts: { first: number; rows: number }[] = [];
+  for (let first = 0; first < end - begin; ) {
+    const stop = first < meanKeys ? meanKeys : end - begin;
+    const rows = Math.min(SEGMENT_KEYS, stop - first);
+    parts.push({ first, rows });
+    first += rows;
+  }
+  return parts;
 }
 
 function samePlace(a: Place, b: Place): boolean {
