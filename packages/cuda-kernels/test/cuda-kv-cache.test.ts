@@ -148,6 +148,59 @@ describe('one step', () => {
     expect([fake.live, fake.problems]).toEqual([0, []]);
   });
 
+  it('leaves what is exact to the device beside sequences that sample', () => {
+    const { fake, cache, run, dispose } = setUp();
+    const sequences = [80, 90, 100, 110].map((tokens) => {
+      const sequence = cache.open();
+      run([{ sequence, tokens }]);
+      return sequence;
+    });
+    const [first, second, exact, third] = sequences.map((sequence) => ({ sequence, tokens: 1 }));
+    const mixed = [
+      { ...first!, sampling: sampled },
+      { ...second!, sampling: sampled },
+      exact!,
+      { ...third!, sampling: sampled },
+    ];
+    run(mixed);
+    fake.forget();
+    run(mixed);
+    const attended = fake.calls.flatMap(({ name, args }) => (name === 'host.attend' ? [args] : []));
+    const drawn = { ...sampling, sampledOnly: true };
+    expect(attended).toEqual([
+      [1, [drawn, drawn]],
+      [1, [drawn]],
+      [2, [drawn, drawn]],
+      [2, [drawn]],
+    ]);
+    // Of each layer the device attends to all tokens of the exact one, and to the static tokens of the others.
+    const decoded = fake.calls.flatMap(({ name, args }) => (name === 'attentionDecode' ? [args] : []));
+    expect(decoded.map((args) => `${args[13] === 0 ? 'all' : 'static'} ${args[14]}`)).toEqual([
+      'all 2',
+      'all 1',
+      'all 1',
+      'all 1',
+      'static 2',
+      'static 1',
+      'all 1',
+      'static 2',
+      'static 1',
+    ]);
+    // A sequence that the device has given up does not take its neighbours to host memory.
+    for (let layer = 0; layer < SHAPE.layers; layer += 1) sequences[0]!.drop(layer);
+    fake.forget();
+    run([first!, second!, exact!]);
+    const rows = fake.calls.flatMap(({ name, args }) => (name === 'attentionDecode' ? [args[14]] : []));
+    expect(rows).toEqual([2, 2, 2]);
+    expect(fake.calls.flatMap(({ name, args }) => (name === 'host.attend' ? [args[1]] : []))).toEqual([
+      [null],
+      [null],
+      [null],
+    ]);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
   it('of a context that the device does not hold reads it from host memory in stretches', () => {
     const { fake, cache, run, dispose } = setUp({
       pages: CudaKvCache.leastPages({ ...SHAPE, host: {} as FakeHostCache }),

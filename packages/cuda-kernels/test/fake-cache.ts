@@ -57,7 +57,8 @@ export function setUp({ pages = 60, onHost = true, sketchBytes = 0 } = {}) {
   function* pass(entries: Entry[], name = 'pass'): Generator<void, void> {
     const rows = entries.reduce((sum, { tokens }) => sum + tokens, 0);
     const activations = activationsOf(name, rows);
-    const step = cache.step(entries);
+    const samples = ({ sampling }: Entry) => [0, 1, 2].some((layer) => sampling?.(layer));
+    const step = cache.step(entries.map((entry) => ({ ...entry, sampled: samples(entry) })));
     try {
       for (let layer = 0; layer < SHAPE.layers; layer += 1) {
         fake.calls.push({ name: `${name} computes`, args: [layer] });

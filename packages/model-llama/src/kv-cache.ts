@@ -109,8 +109,12 @@ export interface KvCache extends Disposable {
   open(): KvSequence;
   /** Bytes that a sequence of so many tokens takes. */
   bytesFor(tokens: number): number;
-  /** Makes room for the rows of all entries, or throws with nothing changed. Each `sequence.length` grows by `tokens`. */
-  step(entries: readonly { sequence: KvSequence; tokens: number }[]): KvStep;
+  /**
+   * Makes room for the rows of all entries, or throws with nothing changed. Each `sequence.length` grows by `tokens`.
+   *
+   * @param entries `sampled` where keys of some layers will be: a cache on a device takes such ones together.
+   */
+  step(entries: readonly { sequence: KvSequence; tokens: number; sampled?: boolean }[]): KvStep;
   /**
    * Keys of tokens [begin, end) of one head, after RoPE, as float32 [(end - begin) * headDim]; of a step that is under way those of
    * layers whose attention was begun. So do {@link segments}.

@@ -96,15 +96,24 @@ export class Llama implements Disposable {
     const steps: KvStep[] = [];
     try {
       for (const { entries } of groups) {
-        steps.push(this.#cache.step(entries.map(({ sequence, tokens }) => ({ sequence, tokens: tokens.length }))));
+        const rows = entries.map((entry) => ({
+          sequence: entry.sequence,
+          tokens: entry.tokens.length,
+          sampled: this.#samples(entry),
+        }));
+        steps.push(this.#cache.step(rows));
       }
       const passes = groups.map((group, i) =>
         this.#pass(group, steps[i]!, this.#activationsOf(i, group.tokens.length)),
       );
-      const results = alternate(passes);
+      const results = new Map(alternate(passes).flatMap((pass) => [...pass]));
+      const inOrder = entries.map((entry) => results.get(entry)!);
       return {
-        logits: results.flatMap(({ logits }) => logits),
-        keysRead: Float64Array.from(results.flatMap(({ keysRead }) => [...keysRead])),
+        logits: inOrder.flatMap(({ logits }) => logits),
+        keysRead: Float64Array.from(
+          entries.some(({ attention }) => attention) ? inOrder : [],
+          ({ keysRead }) => keysRead,
+        ),
       };
     } catch (error) {
       for (const step of steps) step.rollback();
@@ -114,7 +123,7 @@ export class Llama implements Disposable {
   }
 
   /** One group's way through the model. It yields while a layer's attention is under way, for another group to use the time. */
-  *#pass(group: Group, step: KvStep, activations: Activations): Generator<void, ForwardResult> {
+  *#pass(group: Group, step: KvStep, activations: Activations): Generator<void, Map<ForwardEntry, EntryResult>> {
     const { config } = this;
     const { layers, rmsNormEps: epsilon } = config;
     const backend = this.#backend;
@@ -151,7 +160,7 @@ export class Llama implements Disposable {
     for (const { beside } of entries) beside?.run(layers);
     const logits = this.#project(activations, wanted);
     attention.end();
-    return { logits, keysRead: sumByEntry(entries, keysRead) };
+    return resultsOf(group, logits, keysRead);
   }
 
   /** Logits of the wanted rows: final norm and output matrix. */
@@ -168,20 +177,30 @@ export class Llama implements Disposable {
     return Array.from(wanted, (_, i) => logits.host.subarray(i * vocabSize, (i + 1) * vocabSize));
   }
 
-  /** Two groups where the host samples for several sequences that decode, and the device could compute meanwhile; else one. */
+  /**
+   * Two groups where the host samples for several sequences that decode, and the device could compute meanwhile; else one. Each has its
+   * share of what the host attends to, and what is computed alike stands together.
+   */
   #groups(entries: readonly ForwardEntry[]): (readonly ForwardEntry[])[] {
+    if (!this.overlaps) return [entries];
+    const prompts = entries.filter(({ tokens }) => tokens.length > 1);
+    const decoding = entries.filter(({ tokens }) => tokens.length === 1);
+    const sampled = decoding.filter((entry) => this.#samples(entry));
+    const exact = decoding.filter((entry) => !sampled.includes(entry));
+    const apart = entries.length > 1 && prompts.length === 0 && sampled.length > 0;
+    if (!apart) return [[...exact, ...sampled, ...prompts]];
+    const [few, many] = [Math.floor(sampled.length / 2), Math.ceil(exact.length / 2)];
+    return [
+      [...exact.slice(0, many), ...sampled.slice(0, few)],
+      [...exact.slice(many), ...sampled.slice(few)],
+    ];
+  }
+
+  /** Whether keys of some layers are sampled. */
+  #samples({ attention }: ForwardEntry): boolean {
     const { layers } = this.config;
-    const samples = ({ attention }: ForwardEntry) =>
-      attention !== undefined &&
-      Array.from({ length: layers }, (_, i) => i).some((i) => attention.sampling(i) !== null);
-    const apart =
-      this.overlaps &&
-      entries.length > 1 &&
-      entries.every(({ tokens }) => tokens.length === 1) &&
-      entries.some(samples);
-    if (!apart) return [entries];
-    const half = Math.ceil(entries.length / 2);
-    return [entries.slice(0, half), entries.slice(half)];
+    for (let layer = 0; attention && layer < layers; layer += 1) if (attention.sampling(layer)) return true;
+    return false;
   }
 
   #activationsOf(group: number, rows: number): Activations {
@@ -231,12 +250,28 @@ interface Group {
   wanted: Int32Array;
 }
 
-function sumByEntry(entries: readonly ForwardEntry[], perRow: Float64Array): Float64Array {
-  if (perRow.length === 0) return perRow;
+interface EntryResult {
+  /** Of the wanted rows, in order. */
+  logits: Float32Array[];
+  /** Summed over rows, layers and query heads. */
+  keysRead: number;
+}
+
+/** @param keysRead By row; empty when nothing is sampled. */
+function resultsOf(
+  group: Group,
+  logits: readonly Float32Array[],
+  keysRead: Float64Array,
+): Map<ForwardEntry, EntryResult> {
+  const results = new Map<ForwardEntry, EntryResult>();
   let row = 0;
-  return Float64Array.from(entries, ({ tokens }) => {
-    let sum = 0;
-    for (let i = 0; i < tokens.length; i += 1) sum += perRow[row++]!;
-    return sum;
-  });
+  for (const entry of group.entries) {
+    const end = row + entry.tokens.length;
+    results.set(entry, {
+      logits: logits.filter((_, i) => group.wanted[i]! >= row && group.wanted[i]! < end),
+      keysRead: keysRead.subarray(row, end).reduce((sum, keys) => sum + keys, 0),
+    });
+    row = end;
+  }
+  return results;
 }

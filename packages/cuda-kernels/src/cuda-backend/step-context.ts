@@ -23,7 +23,7 @@ export interface StepContext {
 
 /** Entries that are computed alike, in adjacent rows. */
 export interface StepPart {
-  entries: { sequence: CudaKvSequence; tokens: number }[];
+  entries: { sequence: CudaKvSequence; tokens: number; sampled?: boolean }[];
   /** First entry and first row, among those of the step. */
   index: number;
   row: number;

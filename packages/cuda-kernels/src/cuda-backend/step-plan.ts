@@ -8,6 +8,8 @@ import type { StepPart } from './step-context.js';
 export interface StepEntry {
   sequence: CudaKvSequence;
   tokens: number;
+  /** Keys of some layers are sampled for it. Default false. */
+  sampled?: boolean;
 }
 
 /** Layers that the device takes up again, by sequence. */
@@ -60,13 +62,15 @@ export function planBesideHost(pool: PagePool, live: Iterable<CudaKvSequence>, e
   return missing;
 }
 
-/** Entries that are computed alike: neighbours that decode together, every stretch of a prompt by itself. */
+/**
+ * Entries that are computed alike: neighbours that decode together and attend in the same places, every stretch of a prompt by itself.
+ */
 export function partsOf(entries: readonly StepEntry[]): StepPart[] {
   const parts: StepPart[] = [];
   let row = 0;
   for (const [index, entry] of entries.entries()) {
     const last = parts.at(-1);
-    if (entry.tokens === 1 && last?.decodes) {
+    if (entry.tokens === 1 && last?.decodes && alike(last.entries[0]!, entry)) {
       last.entries.push(entry);
       last.rows += 1;
     } else {
@@ -85,6 +89,15 @@ export function partsOf(entries: readonly StepEntry[]): StepPart[] {
     row += entry.tokens;
   }
   return parts;
+}
+
+/**
+ * Whether the host, or the device, attends for both: what the host must attend to for the one would be attended to there for all. Of
+ * what is sampled the device has the first and the last tokens, of all else everything, or it has nothing.
+ */
+function alike(a: StepEntry, b: StepEntry): boolean {
+  const held = ({ sequence: { pages }, sampled }: StepEntry) => pages.every((one) => (sampled ? one : one?.whole));
+  return (a.sampled ?? false) === (b.sampled ?? false) && held(a) === held(b);
 }
 
 /** Pages that an entry takes in the layers that the device holds. */
