@@ -1,8 +1,10 @@
 // Writes the tables of the READMEs from benchmarks/results/*.json: `node benchmarks/tables.mjs`.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { deviceTables } from './device-tables.mjs';
 
 const root = new URL('../', import.meta.url);
 const result = (name) => JSON.parse(readFileSync(new URL(`benchmarks/results/${name}.json`, root), 'utf8'));
+const measured = (name) => (existsSync(new URL(`benchmarks/results/${name}.json`, root)) ? result(name) : undefined);
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 const LSH_PEERS = { lsh: '@magicpig/lsh', usearch: 'usearch 2.25.3', hnswlib: 'hnswlib-node 3.0.0' };
@@ -35,6 +37,9 @@ const readmes = {
     'kv-attention': kvAttention(result('kv-attention')),
     'kv-reference': kvReference(result('kv-reference')),
     'kv-scaling': kvScaling(result('kv-scaling')),
+  },
+  'packages/cuda-kernels/README.md': {
+    device: deviceTables(measured, markdown),
   },
   'packages/server/README.md': {
     'server-overhead': serverOverhead(result('server-overhead')),

@@ -4,8 +4,8 @@
 #
 #   bash packages/cuda-kernels/scripts/pack-device.sh
 #
-# makes build/device-pack/magicpig.tar.xz in the package, which scripts/measure-device.sh unpacks. The addons are those built here: the
-# machine needs a C library at least as new.
+# makes build/device-pack/magicpig.tar.xz in the package, which scripts/measure-device.sh unpacks. The addons are those built here, the
+# emulated device among them: the machine needs a C library at least as new.
 set -euo pipefail
 package=$(cd "$(dirname "$0")/.." && pwd)
 root=$(cd "$package/../.." && pwd)
@@ -23,7 +23,7 @@ cp -r packages/model-llama/bench "$out/app/"
 for name in cpu-kernels cuda-kernels kv-offload lsh; do
   for target in $(find "$out/app" -type d -path "*/node_modules/@magicpig/$name" -not -path '*/device-pack/app/node_modules/.pnpm/*/dist/*'); do
     mkdir -p "$target/build/Release"
-    find "packages/$name/build/Release" -maxdepth 1 -name '*.node' -not -name '*_emulated.node' -not -name '*_idle.node' \
+    find "packages/$name/build/Release" -maxdepth 1 -name '*.node' -not -name '*_idle.node' \
       -exec cp {} "$target/build/Release/" \;
   done
 done

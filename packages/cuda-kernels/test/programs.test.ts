@@ -29,12 +29,25 @@ describe('kernels-test', () => {
 });
 
 describe('kernels-bench', () => {
-  it('runs on the emulator and writes its results', () => {
-    const folder = mkdtempSync(join(tmpdir(), 'kernels-bench-'));
+  it.skipIf(!existsSync(program('kernels-bench')) || isAvailable())(
+    'was compiled for CUDA, and says that there is no device',
+    () => {
+      expect(spawnSync(program('kernels-bench')).status).toBe(77);
+    },
+  );
+});
+
+describe('check-device.sh', () => {
+  it('checks and measures on the emulated device', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'check-device-'));
     try {
-      const file = join(folder, 'results.json');
-      execFileSync(program('kernels-emulated-bench-test'), ['--small', '--json', file]);
-      const { device, ceilings, results } = JSON.parse(readFileSync(file, 'utf8'));
+      const script = fileURLToPath(new URL('../scripts/check-device.sh', import.meta.url));
+      const env = { ...process.env, MAGICPIG_EMULATE_DEVICE: '1' };
+      const output = execFileSync('bash', [script, '--results', folder], { encoding: 'utf8', env });
+      expect(output).toContain('kernels: passed');
+      expect(output).toContain('sanitizers: passed');
+      expect(output.match(/^0 of \d+ checks failed/gm)!.length).toBeGreaterThanOrEqual(3 * (3 + 4));
+      const { device, ceilings, results } = JSON.parse(readFileSync(join(folder, 'cuda-kernels.json'), 'utf8'));
       expect(device).toBe('CPU emulation');
       expect(ceilings.copyGBs).toBeGreaterThan(0);
       const kernels = new Set(results.map((result: { kernel: string }) => result.kernel));
@@ -54,11 +67,4 @@ describe('kernels-bench', () => {
       rmSync(folder, { recursive: true });
     }
   }, 180_000);
-
-  it.skipIf(!existsSync(program('kernels-bench')) || isAvailable())(
-    'was compiled for CUDA, and says that there is no device',
-    () => {
-      expect(spawnSync(program('kernels-bench')).status).toBe(77);
-    },
-  );
 });

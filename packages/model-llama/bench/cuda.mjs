@@ -1,71 +1,80 @@
-// What a GPU makes of long contexts: milliseconds a token with keys in host memory (`magicpig`, and `sketch`, drawn on the device) and
-// with keys in the device's (`dense`), and where they go; tokens/s of `magicpig` and `dense` at equal device memory, the best batch of
-// each; prompts read with and without tables being built; and whether a model answers as on the CPU. Weights are random; keys and
-// queries of the long contexts are shaped as real ones (shaped-context.mjs).
+// What a GPU makes of long contexts, a part at a time:
 //
-//   node bench/cuda.mjs [--model random:llama-3.1-8b] [--tokens 98304,16384] [--vram 24,40,48,80] [--parts check,prefill,decode]
+//   check       whether a model answers as on the CPU
+//   decode      milliseconds a token of one sequence with keys in host memory (`magicpig`, and `sketch`, drawn on the device) and with
+//               keys in the device's (`dense`), and where they go
+//   throughput  tokens/s of `magicpig` over `dense` at equal device memory, the best batch of each
+//   prefill     prompts read with and without tables being built
 //
-// Writes benchmarks/results/cuda.json, or cuda.json in the folder that MAGICPIG_RESULTS names, after each part.
-// `--emulate --model random:tiny --check random:tiny --tokens 300 --vram 1` only shows that it runs.
+//   node bench/cuda.mjs PART [--model random:llama-3.1-8b] [--tokens 98304] [--vram 24,40,48,80] [--seconds 480] [--emulate]
+//
+// Weights are random; keys and queries of the long contexts are shaped as real ones (shaped-context.mjs). Nothing is begun after so many
+// seconds. Writes benchmarks/results/cuda-PART.json, or cuda-PART.json in the folder that MAGICPIG_RESULTS names; of throughput one file
+// for each length of context. --emulate takes a tiny model on the emulated device, which only shows that it runs.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { CpuBackend } from '@magicpig/cpu-kernels';
-import { CudaBackend } from '@magicpig/cuda-kernels';
-import { loadLlamaWeights, openCheckpoint } from '../dist/index.js';
 import { writeResults } from './common.mjs';
 import { checkAnswers } from './cuda/check.mjs';
-import { measureContext } from './cuda/decode.mjs';
+import { measureDecode } from './cuda/decode.mjs';
+import { gib, Machine } from './cuda/machine.mjs';
 import { measurePrefill } from './cuda/prefill.mjs';
+import { measureThroughput } from './cuda/throughput.mjs';
 
-const { values: flags } = parseArgs({
+const PARTS = {
+  check: { model: 'random:llama-3.2-1b', tokens: '200', emulated: '200' },
+  decode: { model: 'random:llama-3.1-8b', tokens: '98304', emulated: '300' },
+  throughput: { model: 'random:llama-3.1-8b', tokens: '98304,16384', emulated: '300' },
+  prefill: { model: 'random:llama-3.1-8b', tokens: '16384,98304', emulated: '300' },
+};
+
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
-    model: { type: 'string', default: 'random:llama-3.1-8b' },
-    check: { type: 'string', default: 'random:llama-3.2-1b' },
-    tokens: { type: 'string', default: '98304,16384' },
-    vram: { type: 'string', default: '24,40,48,80' },
-    parts: { type: 'string', default: 'check,prefill,decode' },
+    model: { type: 'string' },
+    tokens: { type: 'string' },
+    vram: { type: 'string' },
+    seconds: { type: 'string', default: '480' },
     emulate: { type: 'boolean', default: false },
   },
 });
-const { emulate } = flags;
-const parts = flags.parts.split(',');
-const contexts = flags.tokens.split(',').map(Number);
-const started = performance.now();
+const [part] = positionals;
+if (!Object.hasOwn(PARTS, part ?? '')) throw new RangeError(`name a part: ${Object.keys(PARTS).join(', ')}`);
+const { emulate, seconds } = flags;
+const model = flags.model ?? (emulate ? 'random:tiny' : PARTS[part].model);
+const contexts = (flags.tokens ?? (emulate ? PARTS[part].emulated : PARTS[part].tokens)).split(',').map(Number);
+const vram = (flags.vram ?? (emulate ? '1,16' : '24,40,48,80')).split(',').map(Number);
 
-const cpu = new CpuBackend();
-const backend = new CudaBackend({ pool: cpu.pool, threads: cpu.threads, emulate });
-console.log(`${backend.description}\nhost: ${cpu.description}`);
-const results = { device: backend.device.properties.name, host: cpu.description, model: flags.model, keys: 'shaped' };
-
-if (parts.includes('check')) {
-  results.check = [];
-  for (const source of flags.check.split(',')) results.check.push(await checkAnswers(source, { cpu, backend }));
-  write();
-}
-if (parts.includes('prefill') || parts.includes('decode')) {
-  const checkpoint = await openCheckpoint(flags.model);
-  const weights = await loadLlamaWeights(checkpoint, backend, { format: 'bf16' });
-  const machine = { config: checkpoint.config, weights, backend, cpu, emulate };
-  if (parts.includes('prefill')) {
-    results.prefill = contexts.map((context) => measurePrefill(machine, context));
-    write();
-  }
-  if (parts.includes('decode')) {
-    const caps = flags.vram.split(',').map((gib) => Number(gib) * 2 ** 30);
-    results.contexts = [];
+const machine = new Machine({ emulate, seconds: Number(seconds) });
+const about = { device: machine.backend.device.properties.name, host: machine.cpu.description, model };
+console.log(`${machine.backend.description}\nhost: ${about.host}, ${gib(machine.hostBytes)} to be had`);
+if (part === 'check') {
+  const rows = [];
+  for (const tokens of contexts) rows.push(...(await checkAnswers(model, machine, tokens)));
+  write('cuda-check', { rows });
+} else {
+  await machine.load(model);
+  console.log(`${model}: ${gib(machine.weights.bytes)} of weights, loaded after ${machine.seconds.toFixed(0)} s`);
+  if (part === 'prefill') {
+    const rows = [];
     for (const context of contexts) {
-      results.contexts.push(measureContext(machine, context, caps));
-      write();
+      rows.push(measurePrefill(machine, context));
+      write('cuda-prefill', { rows });
+    }
+  } else if (part === 'decode') {
+    for (const context of contexts) write('cuda-decode', { keys: 'shaped', ...measureDecode(machine, context) });
+  } else {
+    for (const context of contexts) {
+      write(`cuda-throughput-${context}`, { keys: 'shaped', ...measureThroughput(machine, context, vram) });
     }
   }
 }
 
-function write() {
+function write(name, results) {
   const folder = process.env.MAGICPIG_RESULTS;
   const date = new Date().toISOString().slice(0, 10);
-  if (folder !== undefined)
-    writeFileSync(join(folder, 'cuda.json'), `${JSON.stringify({ date, ...results }, null, 2)}\n`);
-  else if (!emulate) writeResults('cuda', results);
-  console.log(`(${Math.round((performance.now() - started) / 1000)} s)`);
+  if (folder !== undefined) {
+    writeFileSync(join(folder, `${name}.json`), `${JSON.stringify({ date, ...about, ...results }, null, 2)}\n`);
+  } else if (!emulate) writeResults(name, { ...about, ...results });
+  console.log(`(${machine.seconds.toFixed(0)} s)`);
 }

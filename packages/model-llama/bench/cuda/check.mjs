@@ -2,19 +2,18 @@ import { CudaKvCache } from '@magicpig/cuda-kernels';
 import { KvStore } from '@magicpig/kv-offload';
 import { Llama, loadLlamaWeights, MagicPigPolicy, openCheckpoint, resolveAttention } from '../../dist/index.js';
 
-const PROMPT = 200;
 const ANSWER = 16;
 const ROWS = 256;
 /** Every key is a candidate, with a probability of one but for angles near 180 degrees. */
 const EVERYTHING = { policy: 'magicpig', K: 1, L: 512, minContext: 0 };
 
 /** The CPU's greedy answer to a prompt, and how far the device's logits along it are from the CPU's; dense and sampled. */
-export async function checkAnswers(source, { cpu, backend }) {
+export async function checkAnswers(source, { cpu, backend }, prompt) {
   const checkpoint = await openCheckpoint(source);
   const { config } = checkpoint;
   const { layers, kvHeads, queryHeads, headDim } = config;
-  const tokens = Int32Array.from({ length: PROMPT }, (_, i) => (i * 7919 + 13) % config.vocabSize);
-  const answers = { model: source };
+  const tokens = Int32Array.from({ length: prompt }, (_, i) => (i * 7919 + 13) % config.vocabSize);
+  const rows = [];
   const store = () => new KvStore({ layers, kvHeads, queryHeads, headDim, pool: cpu.pool });
   for (const policy of ['dense', 'magicpig']) {
     const onHost = policy === 'magicpig';
@@ -26,20 +25,21 @@ export async function checkAnswers(source, { cpu, backend }) {
       return answer;
     };
     const expected = await run(cpu, store());
-    const deviceBytes = 2 * CudaKvCache.bytesFor(config, PROMPT + ANSWER + ROWS);
+    const deviceBytes = 2 * CudaKvCache.bytesFor(config, prompt + ANSWER + ROWS);
     const host = onHost ? { host: store() } : {};
     const cache = new CudaKvCache({ backend, ...config, maxRows: ROWS, deviceBytes, ...host });
     const got = await run(backend, cache, expected.tokens);
     const errors = got.logits.map((row, i) => relativeError(row, expected.logits[i]));
     const sameTokens = got.tokens.filter((token, i) => token === expected.tokens[i]).length;
-    answers[policy] = { largestError: Math.max(...errors), sameTokens, tokens: ANSWER };
+    const largestError = Math.max(...errors);
+    rows.push({ policy, prompt, tokens: ANSWER, sameTokens, largestError });
     console.log(
-      `${source}, ${policy}: logits within ${Math.max(...errors).toExponential(1)} of the CPU's, ` +
+      `${source}, ${policy}: logits within ${largestError.toExponential(1)} of the CPU's, ` +
         `${sameTokens} of ${ANSWER} greedy tokens the same`,
     );
   }
   checkpoint[Symbol.dispose]();
-  return answers;
+  return rows;
 }
 
 /** Greedy tokens and their logits; those of `follow` are appended instead, when given. */

@@ -32,5 +32,5 @@ export function measurePrefill({ config, weights, backend, cpu, emulate }, conte
   console.log(
     `prompt of ${context} in steps of ${rows}: ${seconds(readMs)} s, with tables ${seconds(withTablesMs)} s (${(withTablesMs / readMs).toFixed(2)}x)`,
   );
-  return { context, rows, readMs, withTablesMs };
+  return { context, rows, readMs, withTablesMs, ratio: withTablesMs / readMs };
 }
