@@ -62,6 +62,13 @@ export interface SequenceAttention extends Disposable {
    * step over its sequence is under way.
    */
   abandon?(): void;
+  /**
+   * Does a part of what will be due later, before a step that decodes: about as much as it takes at every step for little to be left
+   * when it is due. No result depends on it.
+   *
+   * @param keys As with `prepare`.
+   */
+  prepareAhead?(keys: number): void;
   /** Tokens to sample in this layer in the next step, or `null` for exact attention. */
   sampling(layer: number): Sampling | null;
   /**

@@ -27,6 +27,9 @@ const LONE_STEP_MS = 1000;
 const UNASKED_TOKENS = 1024;
 const UNASKED_SHARE = 0.25;
 
+/** Of a step's time, for tables that are not due yet. */
+const AHEAD_SHARE = 1 / 4;
+
 export interface EngineOptions {
   llama: Llama;
   cache: KvCache;
@@ -168,6 +171,7 @@ export class Engine implements Disposable {
     const { decoding, running } = this.#scheduler;
     const stepMs = decoding > 0 ? this.#options.maxStallMs : LONE_STEP_MS;
     this.#prepare(stepMs);
+    this.#prepareAhead(stepMs);
     // Those that begin alike go on from what one of them has computed.
     const prefilling = running.filter((sequence) => sequence.prefilling);
     if (prefilling.length > 1) for (const one of prefilling) this.#guard(one, () => this.#memory.catchUp(one));
@@ -247,6 +251,15 @@ export class Engine implements Disposable {
       if (sequence.unprepared) this.#pace.took({ indexKeys: keys }, ms);
     }
     if (behind.length > 0) this.#memory.trim(this.#scheduler.running);
+  }
+
+  /** What will be due later, for sequences that decode: a little a step, so that their streams need not wait for it. */
+  #prepareAhead(stepMs: number): void {
+    const decoding = this.#scheduler.running.filter(({ prefilling, unprepared }) => !prefilling && !unprepared);
+    const keys = this.#pace.indexKeys((AHEAD_SHARE * stepMs) / decoding.length);
+    const begin = performance.now();
+    for (const one of decoding) this.#guard(one, () => one.memory!.attention.prepareAhead?.(keys));
+    if (decoding.length > 0) this.#clock.index(performance.now() - begin);
   }
 
   /** @param besideMs Of the host's time, for what it does while the device computes. */

@@ -3,6 +3,7 @@ import type { AttentionReport } from './api.js';
 import { AttentionMeter } from './attention-meter.js';
 import type { KeptAttention, Neighbour, SequenceAttention } from './attention-policy.js';
 import type { LlamaConfig } from './checkpoint.js';
+import type { GrowingIndex } from './growing-index.js';
 import { KeptIndexes } from './kept-indexes.js';
 import type { KeyIndex } from './key-index.js';
 import type { HashedKeys, KvCache, KvSequence, Sampling } from './kv-cache.js';
@@ -31,32 +32,37 @@ export interface IndexedAttentionOptions {
 /** A centre from fewer keys is noise; sampling waits for so many. */
 const LEAST_KEYS = 16;
 
-/** Keys that the indexes of a context come to have when it has so many tokens: none while it is too short to sample. */
-export function indexedKeys(tokens: number, { sink, window, minContext }: IndexedSettings): number {
-  const keys = tokens - sink - window;
-  return tokens < minContext || keys < LEAST_KEYS ? 0 : keys;
+/**
+ * An answer that begins shortly before its context is long enough to sample goes on exactly for this share of the context, so
+ * that there is time to build the indexes.
+ */
+const FIRST_SHARE = 1 / 16;
+
+/** Tokens of a context that is long enough to sample. */
+function leastTokens({ sink, window, minContext }: IndexedSettings): number {
+  return Math.max(minContext, sink + window + LEAST_KEYS);
+}
+
+/** Keys that the indexes of a context come to have, at most, by when it has so many tokens. */
+export function indexedKeys(tokens: number, settings: IndexedSettings): number {
+  const { sink, window } = settings;
+  const first = meanKeys(leastTokens(settings) - sink - window);
+  return tokens - sink < first ? 0 : tokens - sink;
 }
 
 /** Empty indexes of the sampled layers, in order. */
 export function emptyLayers({ settings, config, create }: IndexedAttentionOptions): LayerIndex[] {
-  const { layers, kvHeads, headDim } = config;
+  const { layers, kvHeads } = config;
   const sampled = Array.from({ length: layers }, (_, i) => i).filter((i) => !settings.denseLayers.includes(i));
-  return sampled.map((layer, i) => new LayerIndex({ kvHeads, headDim, create }, layer, i / sampled.length));
-}
-
-/** Keys being brought into the indexes. */
-interface IndexingJob {
-  /** End of the tokens that will be in them. */
-  end: number;
-  /** The first layer, and in it the first KV head, that lacks them, and from which token on. */
-  layer: number;
-  kvHead: number;
-  from: number;
+  return sampled.map((layer, i) => new LayerIndex({ kvHeads, create }, layer, i / sampled.length));
 }
 
 /**
- * One sequence of a policy that draws keys from an index for each sampled layer. Tokens enter the indexes when they leave
+ * One sequence of a policy that draws keys from an index for each sampled layer. Tokens come to be drawn from when they have left
  * the window, a block at a time; decoded tokens attend exactly to all others.
+ *
+ * From which position on a token is drawn from, and when an index gives way to one around another mean, depends on positions
+ * alone. The work for it is done before, spread over steps, as the indexes may know of more keys than may be drawn.
  */
 export class IndexedAttention implements SequenceAttention {
   readonly #options: IndexedAttentionOptions;
@@ -66,9 +72,12 @@ export class IndexedAttention implements SequenceAttention {
   #layers: LayerIndex[];
   /** The same by layer; undefined for dense ones. */
   readonly #byLayer: (LayerIndex | undefined)[];
-  /** Tokens [sink, #indexed) are in the indexes; `sink` while nothing is. */
+  /** Tokens [sink, #indexed) are drawn from; `sink` while none are. */
   #indexed: number;
-  #job: IndexingJob | undefined;
+  /** Tokens before the first one that was decoded; undefined before that. */
+  #promptTokens: number | undefined;
+  /** Keys that the mean of the first indexes is over, while these are built and the sequence waits for them. */
+  #building: number | undefined;
   #scratch = new Float32Array(0);
   readonly #meter: AttentionMeter;
   #samplingError: number | undefined;
@@ -100,30 +109,51 @@ export class IndexedAttention implements SequenceAttention {
   }
 
   get ready(): boolean {
-    return !this.#job && this.#due() === this.#indexed;
+    return this.#due === this.#indexed && !this.#outgrown;
   }
 
-  /** End of the tokens that should be in the indexes now. */
-  #due(): number {
-    const { settings } = this.#options;
-    const { sink, window } = settings;
+  /** End of the tokens that are to be drawn from now. */
+  get #due(): number {
+    const { window } = this.#options.settings;
     const { length } = this.#sequence;
     if (this.#layers.length === 0) return this.#indexed;
-    if (this.#indexed === sink) return sink + indexedKeys(length, settings);
+    if (!this.#draws) return length < this.#firstTokens ? this.#indexed : length - window;
     // Afterwards a block of `window` tokens at a time, when all of it has left the window.
     const blocks = Math.floor((length - window - this.#indexed) / window);
     return this.#indexed + Math.max(blocks, 0) * window;
   }
 
+  get #draws(): boolean {
+    return this.#indexed > this.#options.settings.sink;
+  }
+
+  /** Tokens of the context when it comes to be drawn from. */
+  get #firstTokens(): number {
+    const least = leastTokens(this.#options.settings);
+    return Math.max(least, (this.#promptTokens ?? 0) + Math.ceil(FIRST_SHARE * least));
+  }
+
+  /** The layer whose mean is the next to be outgrown. */
+  get #oldest(): LayerIndex {
+    return this.#layers.reduce((oldest, layer) => (layer.outgrownAt < oldest.outgrownAt ? layer : oldest));
+  }
+
+  /** It, when its index must give way now. */
+  get #outgrown(): LayerIndex | undefined {
+    if (!this.#draws) return undefined;
+    const { sink, window } = this.#options.settings;
+    const oldest = this.#oldest;
+    return oldest.outgrownAt <= this.#sequence.length - sink - window ? oldest : undefined;
+  }
+
   get waiting(): boolean {
-    return this.#source?.ready === false;
+    if (this.#draws || this.#building !== undefined || this.ready) return false;
+    return this.#source(meanKeys(this.#due - this.#options.settings.sink))?.ready === false;
   }
 
   /** A neighbour whose indexes the first ones of this sequence can be made from, when it has them or is about to. */
-  get #source(): { layers: readonly LayerIndex[]; keys: number; ready: boolean } | undefined {
+  #source(mean: number): { layers: readonly LayerIndex[]; keys: number; ready: boolean } | undefined {
     const { sink } = this.#options.settings;
-    if (this.#job || this.#indexed > sink || this.ready) return undefined;
-    const mean = meanKeys(this.#due() - sink);
     const has = (layers: readonly LayerIndex[]) => layers.some((layer) => layer.meanKeys === mean);
     if (has(this.#layers)) return undefined;
     let builder: { layers: readonly LayerIndex[]; keys: number; ready: boolean } | undefined;
@@ -134,9 +164,9 @@ export class IndexedAttention implements SequenceAttention {
         if (has(state.layers)) return { layers: state.layers, keys, ready: true };
       } else if (state instanceof IndexedAttention) {
         const layers = state.#layers;
-        if (state.#indexed > sink) {
+        if (state.#draws) {
           if (has(layers)) return { layers, keys, ready: true };
-        } else if (state.#job && meanKeys(state.#job.end - sink) === mean) {
+        } else if (state.#building === mean) {
           builder ??= { layers, keys, ready: false };
         }
       }
@@ -144,79 +174,135 @@ export class IndexedAttention implements SequenceAttention {
     return builder;
   }
 
-  /** Begins to bring what is due into the indexes; false when it is better to wait. */
-  #begin(): boolean {
-    const source = this.#source;
+  /** Takes over what a neighbour has of indexes around a mean; false when it is better to wait for it. */
+  #share(mean: number): boolean {
+    const source = this.#source(mean);
     if (source?.ready === false) return false;
     for (const [i, layer] of (source?.layers ?? []).entries()) this.#layers[i]!.share(layer, source!.keys);
-    this.#job = { end: this.#due(), layer: 0, kvHead: 0, from: 0 };
     return true;
   }
 
   prepare(keys: number, layers = this.#options.config.layers): void {
-    if (this.ready || (!this.#job && !this.#begin())) return;
-    const job = this.#job!;
-    const { sink } = this.#options.settings;
-    const { kvHeads } = this.#options.config;
-    const count = job.end - sink;
-    for (let worked = 0; worked < keys && job.layer < this.#layers.length; ) {
-      const index = this.#layers[job.layer]!;
-      if (index.layer >= layers) return;
-      if (job.kvHead === 0) job.from = sink + index.begin(count, this.#indexed > sink);
-      this.#add(index, job.kvHead, job.from, job.end);
-      worked += Math.max(job.end - job.from, 1);
-      job.kvHead += 1;
-      if (job.kvHead === kvHeads) {
-        index.finish();
-        job.layer += 1;
-        job.kvHead = 0;
-      }
+    if (this.ready) return;
+    const count = this.#due - this.#options.settings.sink;
+    if (!this.#draws && this.#building === undefined) {
+      if (!this.#share(meanKeys(count))) return;
+      this.#building = meanKeys(count);
     }
-    if (job.layer < this.#layers.length) return;
-    this.#indexed = job.end;
-    this.#job = undefined;
+    let left = keys;
+    const fill = (index: GrowingIndex) => {
+      for (const kvHead of index.lacking(count)) {
+        if (left <= 0) return false;
+        left -= this.#bring(index, kvHead, count);
+      }
+      return true;
+    };
+    for (const layer of this.#layers) {
+      if (layer.layer >= layers || !fill(this.#draws ? layer.current! : layer.begin(meanKeys(count), false))) return;
+      if (!this.#draws) layer.finish();
+    }
+    this.#indexed = this.#options.settings.sink + count;
+    this.#building = undefined;
+    for (let layer = this.#outgrown; layer; layer = this.#outgrown) {
+      if (!fill(layer.begin(meanKeys(layer.outgrownAt), true))) return;
+      layer.finish();
+    }
     this.#scratch = new Float32Array(0);
+  }
+
+  prepareAhead(keys: number): void {
+    const { sink, window } = this.#options.settings;
+    const { length } = this.#sequence;
+    const there = length - sink;
+    if (this.#layers.length === 0 || this.#promptTokens === undefined) return;
+    if (!this.#draws) {
+      const count = this.#firstTokens - sink - window;
+      const mean = meanKeys(count);
+      if (there < mean) return;
+      if (this.#layers.every((layer) => !layer.has(mean))) this.#share(mean);
+      const indexes = this.#layers.map((layer) => layer.begin(mean, false));
+      if (there < count) this.#spread(indexes, mean, sink + count - length, keys);
+      else this.#spread(indexes, count, this.#firstTokens - length, keys);
+      return;
+    }
+    const drawn = this.#indexed - sink;
+    const indexes = this.#layers.map((layer) => layer.current!);
+    if (there >= drawn + window) this.#spread(indexes, drawn + window, this.#indexed + 2 * window - length, keys);
+    // One layer's index after the other, so that at most one of them is there twice.
+    const oldest = this.#oldest;
+    const mean = meanKeys(oldest.outgrownAt);
+    if (there < mean) return;
+    const steps = sink + window + oldest.outgrownAt - length;
+    this.#spread([oldest.begin(mean, true)], Math.max(drawn, mean), steps, keys);
+  }
+
+  /** Brings as many heads to `count` keys as one of so many steps must, within about `keys` keys. */
+  #spread(indexes: readonly GrowingIndex[], count: number, steps: number, keys: number): void {
+    const lacking = indexes.flatMap((index) => index.lacking(count).map((kvHead) => ({ index, kvHead })));
+    const most = Math.ceil(lacking.length / Math.max(steps, 1));
+    let left = keys;
+    for (const { index, kvHead } of lacking.slice(0, most)) {
+      if (left <= 0) return;
+      left -= this.#bring(index, kvHead, count);
+    }
+  }
+
+  /**
+   * Brings one head to `count` keys, or to those that its mean is over.
+   *
+   * @returns Keys that it took, about.
+   */
+  #bring(index: GrowingIndex, kvHead: number, count: number): number {
+    const { config, cache, settings, segments } = this.#options;
+    const { layer, meanKeys } = index;
+    const from = index.length(kvHead);
+    const to = Math.max(count, meanKeys);
+    const [begin, end] = [settings.sink + from, settings.sink + to];
+    const built = from === 0 ? segments?.(this.#sequence, { layer, kvHead, begin, end, meanKeys }) : undefined;
+    if (built) {
+      index.addSegments(kvHead, built);
+      return to;
+    }
+    const sorted = index.resorted(kvHead);
+    const elements = (to - from) * config.headDim;
+    if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
+    const keys = this.#scratch.subarray(0, elements);
+    cache.readKeys(this.#sequence, layer, kvHead, begin, end, keys);
+    // The first keys added make the mean.
+    const first = from === 0 ? meanKeys : to - from;
+    for (const [a, b] of [
+      [0, first],
+      [first, to - from],
+    ] as const) {
+      if (a < b) index.add(kvHead, keys.subarray(a * config.headDim, b * config.headDim), b - a);
+    }
+    return to - from + sorted;
   }
 
   abandon(): void {
     for (const layer of this.#layers) layer.restrict(0);
     this.#indexed = this.#options.settings.sink;
-    this.#job = undefined;
-  }
-
-  /** Brings tokens [begin, end) of one head into a layer's index. */
-  #add(index: LayerIndex, kvHead: number, begin: number, end: number): void {
-    const { config, cache, segments } = this.#options;
-    const { layer, newMeanKeys: meanKeys } = index;
-    const built = meanKeys ? segments?.(this.#sequence, { layer, kvHead, begin, end, meanKeys }) : undefined;
-    if (built) {
-      index.addSegments(kvHead, built);
-      return;
-    }
-    const elements = (end - begin) * config.headDim;
-    if (this.#scratch.length < elements) this.#scratch = new Float32Array(elements);
-    const keys = this.#scratch.subarray(0, elements);
-    cache.readKeys(this.#sequence, layer, kvHead, begin, end, keys);
-    index.add(kvHead, keys);
+    this.#building = undefined;
   }
 
   sampling(layer: number): Sampling | null {
-    const { sink } = this.#options.settings;
-    const index = this.#byLayer[layer]?.index;
-    if (this.#indexed === sink || !index) return null;
+    const index = this.#byLayer[layer]?.current?.index;
+    if (!this.#draws || !index) return null;
     const { selector, sketch } = index;
-    return { selector, begin: sink, end: this.#indexed, ...(sketch && { sketch }) };
+    return { selector, begin: this.#options.settings.sink, end: this.#indexed, ...(sketch && { sketch }) };
   }
 
   afterDecode(context: number, keysRead: number): void {
+    this.#promptTokens ??= context - 1;
     this.#samplingError = this.#takeError();
     this.#meter.add(context, this.#indexed - this.#options.settings.sink, keysRead, this.#samplingError);
   }
 
   /** Of the step's draws, mean over the layers. */
   #takeError(): number | undefined {
-    const errors = this.#layers.map(({ index }) => index?.takeError?.()).filter((error) => error !== undefined);
-    return errors.length > 0 ? errors.reduce((sum, error) => sum + error, 0) / errors.length : undefined;
+    const errors = this.#layers.map(({ current }) => current?.index.takeError?.());
+    const known = errors.filter((error) => error !== undefined);
+    return known.length > 0 ? known.reduce((sum, error) => sum + error, 0) / known.length : undefined;
   }
 
   report(): AttentionReport {

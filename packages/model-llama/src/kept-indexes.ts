@@ -57,8 +57,9 @@ export class KeptIndexes implements KeptAttention {
 
   save(): Record<string, Uint8Array> {
     const saved: Record<string, Uint8Array> = {};
-    for (const { layer, index } of this.#layers) {
-      const bytes = index?.toBuffer?.();
+    for (const { layer, current } of this.#layers) {
+      current?.settle();
+      const bytes = current?.index.toBuffer?.();
       if (!bytes) return {};
       saved[`layer-${layer}`] = bytes;
     }

@@ -16,11 +16,11 @@ export function meanKeys(keys: number): number {
 }
 
 /**
- * Whether a context has grown so far beyond the keys that the mean is over that the index must be built around a newer one:
- * by a third to a half.
+ * Keys of a context that has grown so far beyond those that the mean is over that the index must be around a newer one: by a
+ * third to a half.
  *
  * @param stagger In [0, 1): later for some indexes than for others, so that not all are built anew at once.
  */
-export function outgrown(mean: number, keys: number, stagger: number): boolean {
-  return keys > mean * (4 / 3 + stagger / 6);
+export function outgrownAt(mean: number, stagger: number): number {
+  return Math.floor(mean * (4 / 3 + stagger / 6)) + 1;
 }

@@ -130,15 +130,12 @@ export class StepProfiler {
   }
 
   #watchAttention(attention: SequenceAttention): SequenceAttention {
+    const nothing = () => ({ bytes: 0, operations: 0 });
+    const index = (run: () => void) => this.#time('index', '', 0, run, nothing);
     const prepare = attention.prepare.bind(attention);
-    attention.prepare = (...work) =>
-      this.#time(
-        'index',
-        '',
-        0,
-        () => prepare(...work),
-        () => ({ bytes: 0, operations: 0 }),
-      );
+    attention.prepare = (...work) => index(() => prepare(...work));
+    const prepareAhead = attention.prepareAhead?.bind(attention);
+    if (prepareAhead) attention.prepareAhead = (keys) => index(() => prepareAhead(keys));
     return attention;
   }
 
