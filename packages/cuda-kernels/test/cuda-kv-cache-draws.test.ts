@@ -26,16 +26,17 @@ describe('draws on the device', () => {
     const names = fake.names.filter((name) =>
       /^(copyMatrix|sketchDraw|attentionDecode|host\.\w+|setSamples)$/.test(name),
     );
-    expect(names.slice(names.lastIndexOf('sketchDraw') - 3)).toEqual([
+    expect(names.slice(names.lastIndexOf('sketchDraw') - 4)).toEqual([
       'host.append', // of the first layer
       'copyMatrix', // rows
+      'host.append', // of the second layer
       'copyMatrix', // keys, steps, pages
       'sketchDraw',
       'copyMatrix', // samples
       'attentionDecode',
-      'host.append',
       'setSamples',
       'host.attend',
+      'host.append',
       'copyMatrix',
       'copyMatrix',
     ]);

@@ -35,9 +35,18 @@ export class FakeHostCache implements HostCache {
     this.#note('host.step');
     const grown = entries.map(({ sequence, tokens }) => ({ state: sequence as unknown as Recorded, tokens }));
     for (const { state, tokens } of grown) state.length += tokens;
+    const appended = new Set<number>();
     return {
-      append: (layer) => this.#note('host.append', layer),
-      attend: (layer, _queries, _output, options) => this.#note('host.attend', layer, options?.sampling),
+      append: (layer) => {
+        this.#note('host.append', layer);
+        if (appended.has(layer)) this.#fake.problems.push(`layer ${layer} is appended twice`);
+        appended.add(layer);
+      },
+      attend: (layer, _queries, _output, options) => {
+        this.#note('host.attend', layer, options?.sampling);
+        const earlier = options?.sampling?.every((one) => one?.sampledOnly);
+        if (!earlier && !appended.has(layer)) this.#fake.problems.push(`attention to layer ${layer} before its keys`);
+      },
       rollback: () => {
         this.#note('host.rollback');
         for (const { state, tokens } of grown) state.length -= tokens;

@@ -452,11 +452,21 @@ class Attention {
   std::atomic<const char*> failure_{""};
 };
 
+// Whether attention needs the step's own keys: not where all entries read earlier, sampled tokens alone.
+bool ReadsNewKeys(const Step& step, const std::vector<Sampling>* sampling) {
+  if (sampling == nullptr) return true;
+  for (size_t e = 0; e < sampling->size(); ++e) {
+    const Sampling& one = (*sampling)[e];
+    if (one.selector == nullptr || !one.sampled_only || one.end > step.entries()[e].start) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Status Attend(const Step& step, const AttendArgs& args) {
   if (Status status = step.Check()) return status;
-  if (!step.appended(args.layer)) {
+  if (!step.appended(args.layer) && ReadsNewKeys(step, args.sampling)) {
     return Error{ErrorCode::kInvalidArgument,
                  "Layer " + std::to_string(args.layer) + " has no keys for this step; call append() first."};
   }

@@ -56,7 +56,8 @@ export class KvStep {
    * and to all others exactly, in one softmax; or, with `sampledOnly`, to those that it draws alone.
    * @param queries [rows, queryHeads * headDim] float32, after RoPE
    * @param output [rows, queryHeads * headDim] float32; zeros where a query attends to nothing
-   * @throws InvalidArgumentError for wrong shapes, or when this layer was not appended
+   * @throws InvalidArgumentError for wrong shapes, or when this layer was not appended, unless all entries read tokens before the step
+   * alone (`sampledOnly`)
    * @throws SelectorError for a foreign or unfit handle, or a selector that fails; `output` is then not valid
    * @throws StaleStepError, DisposedError
    */

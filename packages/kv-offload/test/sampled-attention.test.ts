@@ -9,7 +9,7 @@ import {
   type Sampling,
   SelectorError,
 } from '../src/index.js';
-import { extremeRows, headProblem, randomRows, runStep, type Token, tokensOf } from './model.js';
+import { extremeRows, headProblem, randomRows, rowsOf, runStep, type Token, tokensOf } from './model.js';
 import { Random } from './random.js';
 import { dot, referenceAttention, relativeError } from './reference.js';
 
@@ -158,6 +158,17 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
     const merged = mergeStates([part, others]);
     expect(relativeError(merged.output, whole.output)).toBeLessThan(dtype === 'f32' ? 1e-6 : TOLERANCE[dtype] / 3);
     expect(relativeError(merged.logSumExp, whole.logSumExp)).toBeLessThan(1e-6);
+
+    // Tokens before the step need no keys of the step; others do.
+    using fork = sequence.fork();
+    const step = store.step([{ sequence: fork, tokens: 1 }]);
+    const output = new Float32Array(6 * 64);
+    const attend = (sampling: Sampling) =>
+      step.attend(0, rowsOf(rows.queries[0]!, 6 * 64), rowsOf(output, 6 * 64), { sampling: [sampling] });
+    attend({ ...range, sampledOnly: true });
+    expect(output).toEqual(part.output);
+    expect(() => attend(range)).toThrow(/call append\(\) first/);
+    expect(() => attend({ ...range, end: 331, sampledOnly: true })).toThrow(/call append\(\) first/);
 
     // No sampled tokens at all.
     const empty = run({ selector: nothing.selector, begin: 4, end: 4, sampledOnly: true });

@@ -112,7 +112,9 @@ export class CudaKvStep {
   finish(layer: number): void {
     const { host } = this.#context;
     if (this.#onHost.length > 0) {
-      this.#toHost.receive(layer);
+      // What is sampled is in host memory: new keys come there while the device goes on.
+      if (this.#onHost.every(({ beside }) => beside)) this.#toHost.arrive(layer);
+      else this.#toHost.receive(layer);
       for (const each of this.#onHost.splice(0)) this.#attend(layer, each);
     }
     if (this.#lse && this.#lse.end > 0) this.#readLogSumExps(this.#lse);

@@ -11,7 +11,9 @@ export class HostRows implements StepUnderWay {
   readonly #buffers: StepBuffers;
   readonly #parts: readonly StepPart[];
   /** Layers that are under way. */
-  #travelling: number[] = [];
+  readonly #travelling = new Set<number>();
+  /** ... and those that are there, in pinned memory alone. */
+  readonly #arrived = new Set<number>();
 
   constructor(context: StepContext, buffers: StepBuffers, parts: readonly StepPart[]) {
     this.#context = context;
@@ -20,7 +22,8 @@ export class HostRows implements StepUnderWay {
   }
 
   /**
-   * Queues a layer's rows: all of a row where `queries` are wanted there, else keys and values.
+   * Queues a layer's rows: all of a row where `queries` are wanted there, else keys and values. Appends those of earlier layers that
+   * have arrived, the device being at work.
    *
    * @param qkv [R, (Hq + 2 Hkv) d], rotated
    */
@@ -29,7 +32,7 @@ export class HostRows implements StepUnderWay {
     const { copies, computed, rows, transfers } = this.#buffers;
     const { pinned, arrived } = rows[layer % RING]!;
     backend.stream.record(computed); // and the device is at work
-    for (const earlier of this.#travelling.filter((each) => each % RING === layer % RING)) this.receive(earlier);
+    for (const earlier of this.#pending) if (earlier % RING === layer % RING) this.receive(earlier);
     copies.wait(computed);
     transfers!.start();
     const stride = (queryHeads + 2 * kvHeads) * headDim;
@@ -41,36 +44,43 @@ export class HostRows implements StepUnderWay {
     }
     transfers!.stop();
     copies.record(arrived);
-    this.#travelling.push(layer);
+    this.#travelling.add(layer);
+    for (const earlier of [...this.#arrived]) this.receive(earlier);
+  }
+
+  /** Waits for a layer's rows: {@link queries} are there. */
+  arrive(layer: number): void {
+    if (!this.#travelling.delete(layer)) return;
+    const start = performance.now();
+    this.#buffers.rows[layer % RING]!.arrived.synchronize();
+    this.#context.times.idle += performance.now() - start;
+    this.#arrived.add(layer);
   }
 
   /** Waits for a layer's rows, if they are under way, and appends them in host memory. */
   receive(layer: number): void {
-    if (!this.#travelling.includes(layer)) return;
     const { queryHeads, kvHeads, headDim, times } = this.#context;
-    const { pinned, arrived } = this.#buffers.rows[layer % RING]!;
+    this.arrive(layer);
+    if (!this.#arrived.delete(layer)) return;
+    const { pinned } = this.#buffers.rows[layer % RING]!;
     const start = performance.now();
-    arrived.synchronize();
-    const there = performance.now();
-    times.idle += there - start;
     const stride = (queryHeads + 2 * kvHeads) * headDim;
     for (const part of this.#parts) {
       const keys = { data: pinned.host, offset: part.row * stride + queryHeads * headDim, stride };
       part.host!.append(layer, keys, { ...keys, offset: keys.offset + kvHeads * headDim });
     }
-    times.attend += performance.now() - there;
-    this.#travelling = this.#travelling.filter((each) => each !== layer);
+    times.attend += performance.now() - start;
   }
 
   written(layer: number): Event | undefined {
-    return this.#travelling.includes(layer) ? this.#buffers.rows[layer % RING]!.arrived : undefined;
+    return this.#travelling.has(layer) ? this.#buffers.rows[layer % RING]!.arrived : undefined;
   }
 
   receiveAll(): void {
-    for (const layer of [...this.#travelling]) this.receive(layer);
+    for (const layer of this.#pending) this.receive(layer);
   }
 
-  /** Queries of a layer that was received. */
+  /** Queries of a layer that has arrived. */
   queries(layer: number, part: StepPart): Rows {
     const { queryHeads, kvHeads, headDim } = this.#context;
     const stride = (queryHeads + 2 * kvHeads) * headDim;
@@ -79,12 +89,19 @@ export class HostRows implements StepUnderWay {
 
   /** What comes after on the stream may write where the layer's rows are read from. */
   release(layer: number): void {
-    if (this.#travelling.includes(layer)) this.#context.backend.stream.wait(this.#buffers.rows[layer % RING]!.arrived);
+    const arrived = this.written(layer);
+    if (arrived) this.#context.backend.stream.wait(arrived);
   }
 
   /** What is under way is not to be received. */
   forget(): void {
     this.#buffers.transfers?.abandon();
-    this.#travelling = [];
+    this.#travelling.clear();
+    this.#arrived.clear();
+  }
+
+  /** Layers that host memory lacks, in order. */
+  get #pending(): number[] {
+    return [...this.#arrived, ...this.#travelling];
   }
 }
