@@ -1,17 +1,20 @@
-// What requests notice of each other: the gaps between the tokens of three streams (two short conversations, one over a document
-// that samples) while documents and questions about them come one after the other, for several settings of maxStallMs; and the time to the first token of a question about a document that is new, known from the
-// request before, and known from a snapshot after a restart.
+// What requests notice of each other: the gaps between the tokens of four streams (two short conversations, one over a document that
+// samples, one that comes to sample) while documents and questions about them come one after the other, for several settings of
+// maxStallMs; and the time to the first token of a question about a document that is new, known from the request before, and known
+// from a snapshot after a restart.
 //
 //   node bench/serving.mjs --model smollm2 --tokens 6000
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { loadLlama } from '../dist/index.js';
+import { loadLlama, MAGICPIG_DEFAULTS } from '../dist/index.js';
 import { benchOptions, benchText, writeResults } from './common.mjs';
 
 const STALLS_MS = [100, 250, 1000];
 const QUESTION_TOKENS = 40;
+/** Written by the stream that comes to sample, before prompts are read. */
+const WRITTEN_BEFORE = 150;
 const { model: source, threads, contexts } = benchOptions();
 const documentTokens = contexts.at(-1);
 const options = threads === undefined ? {} : { threads };
@@ -41,11 +44,13 @@ async function gaps(maxStallMs) {
   const text = await model.tokenize(benchText());
   const half = documentTokens >> 1;
   const enough = Math.ceil(0.7 * documentTokens); // to sample from the first token on
+  const nearly = MAGICPIG_DEFAULTS.minContext - WRITTEN_BEFORE - 50; // to come to sample while prompts are read
   const stop = new AbortController();
   const seen = [];
   let started = 0;
   let reading = false;
-  const streams = [20, 300, enough].map(async (tokens, i) => {
+  const streams = [20, 300, nearly, enough].map(async (tokens, i) => {
+    const before = tokens === nearly ? WRITTEN_BEFORE : 2;
     let last = 0;
     let written = 0;
     const request = { ignoreEos: true, seed: i, temperature: 1, signal: stop.signal };
@@ -55,7 +60,7 @@ async function gaps(maxStallMs) {
       if (reading) seen.push(now - last);
       last = now;
       written += 1;
-      if (written === 2) started += 1;
+      if (written === before) started += 1;
     }
   });
   const ended = Promise.all(streams).catch((error) => {

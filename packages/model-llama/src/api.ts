@@ -27,7 +27,7 @@ export type AttentionOptions =
       window?: number;
       /** Layers that keep exact attention. Default: 0 and every 16th. */
       denseLayers?: number[];
-      /** Contexts of fewer tokens use exact attention. */
+      /** Contexts of fewer tokens use exact attention, and for a sixteenth more those of answers that begin with nearly as many. */
       minContext?: number;
       /** Seeds the projections. */
       seed?: number;
