@@ -65,7 +65,8 @@ describe('draws on the device', () => {
     sequence.truncate(120);
     run([{ sequence, tokens: 40 }]);
     expect(encoded(150)).toEqual([[116, 30]]);
-    expect(encoded(150, SKETCHES[2]!)).toEqual([[0, 146]]);
+    expect(encoded(150, SKETCHES[2]!)).toEqual([]); // around the same centre
+    expect(encoded(150, { ...SKETCHES[2]!, centre: () => new Float32Array(16).fill(1) })).toEqual([[0, 146]]);
     // The device has given up what lies between: it is read from host memory.
     expect(fake.names).toContain('host.readKeys');
     dispose();
@@ -86,6 +87,56 @@ describe('draws on the device', () => {
     expect(draws(a, { ...SKETCHES[1]!, bits: 3 })).toBe(0);
     a[Symbol.dispose]();
     expect(draws(b, SKETCHES[1]!)).toBe(1);
+    dispose();
+    expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('are made from pages that forks and sequences that begin alike share', () => {
+    const { fake, cache, run, dispose } = setUp({ pages: 200, sketchBytes: 5 * pageBytes });
+    const first = cache.open();
+    const read = (sequence: CudaKvSequence, tokens: number) => {
+      while (sequence.length < tokens) run([{ sequence, tokens: Math.min(200, tokens - sequence.length) }]);
+    };
+    /** Draws once in layer 1 from keys up to token `end`; the first keys and numbers of those encoded, unless the host draws. */
+    const draw = (sequence: CudaKvSequence, end: number, sketch: KeySketches = { ...SKETCHES[1]! }) => {
+      fake.forget();
+      run([{ sequence, tokens: 1, sampling: (layer) => (layer === 1 ? { ...sampling, end, sketch } : null) }]);
+      if (!fake.names.includes('sketchDraw')) return 'on the host';
+      return fake.calls.flatMap(({ name, args }) => (name === 'sketchEncode' ? [[args[14], args[15]]] : []));
+    };
+    const pagesOf = (sequence: CudaKvSequence) => sequence.sketches[1]!.pages;
+    read(first, 1300);
+    const before = first.fork(); // before there are any sketches
+    expect(draw(first, 1204)).toEqual([
+      [0, 512],
+      [512, 512],
+      [1024, 176],
+    ]);
+    // A fork has what there is, and a last page of its own once it goes on.
+    const fork = first.fork();
+    expect(draw(fork, 1204)).toEqual([]);
+    expect(pagesOf(fork)).toEqual(pagesOf(first));
+    expect(draw(fork, 1254)).toEqual([[1024, 226]]);
+    expect(pagesOf(fork)[0]).toBe(pagesOf(first)[0]);
+    expect(pagesOf(fork)[1]).not.toBe(pagesOf(first)[1]);
+    expect(draw(first, 1214)).toEqual([[1200, 10]]);
+    // So has a sequence that was forked before, where pages are full; not around another centre.
+    expect(draw(before, 1254)).toEqual([[1024, 226]]);
+    expect(pagesOf(before)[0]).toBe(pagesOf(first)[0]);
+    // One page is left: another centre finds no room, and is the host's.
+    const moved = { ...SKETCHES[1]!, centre: () => new Float32Array(16).fill(1) };
+    const stranger = fork.fork();
+    expect(draw(stranger, 1254, moved)).toBe('on the host');
+    stranger[Symbol.dispose]();
+    // What only waits to be forked gives its pages up.
+    first[Symbol.dispose]();
+    const kept = fork.fork();
+    fork[Symbol.dispose]();
+    before[Symbol.dispose]();
+    const other = cache.open();
+    read(other, 4200);
+    expect(draw(other, 4100)).toHaveLength(8);
+    expect(kept.sketches[1]).toBeUndefined();
     dispose();
     expect([fake.live, fake.problems]).toEqual([0, []]);
   });

@@ -6,5 +6,5 @@ export function randoms(seed: number) {
     return (state + 0.5) / 2 ** 32;
   };
   const normal = () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  return { normals: (count: number) => Float32Array.from({ length: count }, normal) };
+  return { uniform, normals: (count: number) => Float32Array.from({ length: count }, normal) };
 }

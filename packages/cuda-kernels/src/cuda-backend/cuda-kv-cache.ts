@@ -318,6 +318,7 @@ export class CudaKvCache implements Disposable {
       loader: this.#loader,
       host,
       sketches: (of) => this.#sketchesOf(of),
+      live: this.#live,
       layers,
       queryHeads,
       kvHeads,

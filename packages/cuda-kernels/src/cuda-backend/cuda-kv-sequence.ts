@@ -3,8 +3,9 @@ import type { Event } from '../event.js';
 import { checkInteger } from '../validate.js';
 import type { KvSequence } from './host-cache.js';
 import { LayerPages } from './layer-pages.js';
+import type { LayerSketches } from './layer-sketches.js';
 import type { PagePool } from './page-pool.js';
-import type { LayerSketches } from './sketch-pool.js';
+import { TokenRuns } from './token-runs.js';
 
 /** A step that is under way, for whoever wants what it has computed so far. */
 export interface StepUnderWay {
@@ -24,8 +25,9 @@ export class CudaKvSequence implements KvSequence {
   /** @internal Each layer's pages; undefined where the device holds nothing of the layer. */
   readonly pages: (LayerPages | undefined)[];
   /** @internal Each layer's key sketches on the device, where it draws. */
-  readonly sketches: (LayerSketches | undefined)[] = [];
-  readonly #givesBack: ((pages: number[]) => void)[] = [];
+  readonly sketches: (LayerSketches | undefined)[];
+  /** @internal */
+  readonly runs: TokenRuns;
   /** @internal Number of the last step it was part of. */
   lastStep = 0;
   /** @internal That one until it ends. */
@@ -38,12 +40,21 @@ export class CudaKvSequence implements KvSequence {
   constructor(
     pool: PagePool,
     live: Set<CudaKvSequence>,
-    state: { pages: (LayerPages | undefined)[]; length: number; host: KvSequence | undefined },
+    state: {
+      pages: (LayerPages | undefined)[];
+      sketches?: (LayerSketches | undefined)[];
+      length: number;
+      runs?: TokenRuns;
+      host: KvSequence | undefined;
+    },
   ) {
     this.#pool = pool;
     this.#live = live;
     this.pages = state.pages;
+    this.sketches = state.sketches ?? [];
     this.#length = state.length;
+    this.runs = state.runs ?? new TokenRuns();
+    if (state.runs === undefined) this.runs.grow(state.length);
     this.host = state.host;
     live.add(this);
   }
@@ -59,7 +70,9 @@ export class CudaKvSequence implements KvSequence {
     this.check();
     const host = this.host?.fork();
     const pages = this.pages.map((held) => held?.share());
-    return new CudaKvSequence(this.#pool, this.#live, { pages, length: this.#length, host });
+    const sketches = this.sketches.map((held) => held?.share());
+    const [length, runs] = [this.#length, this.runs.fork()];
+    return new CudaKvSequence(this.#pool, this.#live, { pages, sketches, length, runs, host });
   }
 
   /** Forgets the tokens from `length` on. */
@@ -101,24 +114,17 @@ export class CudaKvSequence implements KvSequence {
     return held;
   }
 
-  /** @internal Holds a layer's sketches until {@link dropSketches}, which calls `giveBack`. */
-  keepSketches(layer: number, sketches: LayerSketches, giveBack: (pages: number[]) => void): void {
-    this.sketches[layer] = sketches;
-    this.#givesBack[layer] = giveBack;
-  }
-
-  /** @internal */
+  /** @internal The device forgets a layer's sketches. */
   dropSketches(layer: number): void {
-    const held = this.sketches[layer];
-    if (held === undefined) return;
+    this.sketches[layer]?.release();
     this.sketches[layer] = undefined;
-    this.#givesBack[layer]!(held.pages.splice(0));
   }
 
   /** @internal {@link truncate}, on the device alone. */
   cut(length: number): void {
-    for (const held of this.sketches) if (held) held.keys = Math.min(held.keys, Math.max(length - held.begin, 0));
+    for (const held of this.sketches) held?.cut(Math.max(length - held.begin, 0));
     for (const [layer, held] of this.pages.entries()) if (held && !held.cut(length)) this.drop(layer);
+    this.runs.cut(length);
     this.#length = length;
   }
 
@@ -135,6 +141,7 @@ export class CudaKvSequence implements KvSequence {
   /** @internal */
   lengthen(tokens: number): void {
     this.#length += tokens;
+    this.runs.grow(this.#length);
   }
 
   /** @internal */

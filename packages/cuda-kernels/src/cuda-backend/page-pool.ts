@@ -1,15 +1,15 @@
 import type { DeviceArray } from '../device-array.js';
 import type { KvView } from '../kv-view.js';
 import { PAGE_TOKENS } from '../kv-view.js';
+import { PageCounts } from './page-counts.js';
 
 /** Slots (rows of keys) from one page to the next: a page holds keys, then values. */
 const PAGE_SLOTS = 2 * PAGE_TOKENS;
 
 /**
- * Pages of 64 tokens of one layer in device memory, bf16 [page][keys, values][64][kvHeads * headDim]. Sequences share them; a page
- * is free again when nobody holds it.
+ * Pages of 64 tokens of one layer in device memory, bf16 [page][keys, values][64][kvHeads * headDim]. Sequences share them.
  */
-export class PagePool implements Disposable {
+export class PagePool extends PageCounts implements Disposable {
   readonly pages: number;
   readonly pageBytes: number;
   /** Keys and values of all pages, as the kernels that write rows take them: slot {@link slot} of either. */
@@ -18,11 +18,10 @@ export class PagePool implements Disposable {
   readonly #memory: DeviceArray<'bf16'>;
   readonly #row: number;
   readonly #headDim: number;
-  readonly #holders: Uint32Array;
-  readonly #free: number[];
 
   /** @param pages at least 1 */
   constructor(memory: DeviceArray<'bf16'>, pages: number, shape: { kvHeads: number; headDim: number }) {
+    super(pages);
     this.#memory = memory;
     this.pages = pages;
     this.#row = shape.kvHeads * shape.headDim;
@@ -31,38 +30,10 @@ export class PagePool implements Disposable {
     const half = PAGE_TOKENS * this.#row;
     this.keys = memory.view(0, memory.length - half);
     this.values = memory.view(half);
-    this.#holders = new Uint32Array(pages);
-    this.#free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
   }
 
   static pageBytes(shape: { kvHeads: number; headDim: number }): number {
     return PAGE_SLOTS * shape.kvHeads * shape.headDim * 2;
-  }
-
-  get free(): number {
-    return this.#free.length;
-  }
-
-  /** @throws RangeError when there are not so many; callers look at {@link free} first */
-  take(): number {
-    const page = this.#free.pop();
-    if (page === undefined) throw new RangeError('no page is free');
-    this.#holders[page] = 1;
-    return page;
-  }
-
-  /** One more holder. */
-  share(page: number): void {
-    this.#holders[page]! += 1;
-  }
-
-  shared(page: number): boolean {
-    return this.#holders[page]! > 1;
-  }
-
-  release(page: number): void {
-    this.#holders[page]! -= 1;
-    if (this.#holders[page] === 0) this.#free.push(page);
   }
 
   /** Where the row of a token goes. */

@@ -6,7 +6,8 @@ import { sketchDraw, sketchDrawWorkspace, sketchSampleWords } from '../kernels/s
 import { SKETCH_PAGE } from '../kernels/sketch-sizes.js';
 import type { PinnedArray } from '../pinned-array.js';
 import type { Sampling } from './host-cache.js';
-import type { LayerSketches, SketchPool } from './sketch-pool.js';
+import type { LayerSketches } from './layer-sketches.js';
+import type { SketchPool } from './sketch-pool.js';
 import type { StepBuffers } from './step-buffers.js';
 import type { StepContext, StepPart } from './step-context.js';
 import { align } from './step-tables.js';

@@ -6,6 +6,8 @@ import { sketchFlips } from '../kernels/sketch-flips.js';
 import { SKETCH_PAGE, type SketchSizes, type SketchStore, sketchLengths } from '../kernels/sketch-sizes.js';
 import { PAGE_TOKENS } from '../kv-view.js';
 import type { CudaKvSequence } from './cuda-kv-sequence.js';
+import { LayerSketches } from './layer-sketches.js';
+import { PageCounts } from './page-counts.js';
 import { eachStretch } from './page-recall.js';
 import type { StepBuffers } from './step-buffers.js';
 import type { StepContext } from './step-context.js';
@@ -24,14 +26,6 @@ export interface KeySketches {
   drawn(error: number): void;
 }
 
-/** What the device has of a layer's sketches: those of the first `keys` keys from token `begin` on. */
-export interface LayerSketches {
-  readonly of: KeySketches;
-  readonly begin: number;
-  keys: number;
-  readonly pages: number[];
-}
-
 /** Of a query head and key: scores and levels, and the samples of a quarter of the keys. */
 const DRAW_BYTES = 4;
 
@@ -42,7 +36,7 @@ export class SketchPool implements Disposable {
   readonly sizes: SketchSizes;
   readonly arrays: Omit<SketchStore, 'pageTable' | 'pageTableStride'>;
   readonly #context: StepContext;
-  readonly #free: number[];
+  readonly #counts: PageCounts;
   readonly #owned: Disposable[] = [];
   readonly #pageTable: Upload<'i32'>;
   readonly #slots: Upload<'i32'>;
@@ -57,7 +51,7 @@ export class SketchPool implements Disposable {
     this.seed = seed;
     this.sizes = { dim, bits, kvHeads, pages };
     this.#context = context;
-    this.#free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
+    this.#counts = new PageCounts(pages);
     const own = <T extends Disposable>(thing: T): T => {
       this.#owned.push(thing);
       return thing;
@@ -91,7 +85,8 @@ export class SketchPool implements Disposable {
   }
 
   /**
-   * Brings a layer's sketches to the keys of tokens [begin, end), from where they are.
+   * Brings a layer's sketches to the keys of tokens [begin, end), from where they are: pages that are full are shared with sequences
+   * that have the same keys there, relative to the same.
    *
    * @returns undefined when there is no room for them
    */
@@ -102,17 +97,16 @@ export class SketchPool implements Disposable {
     { begin, end, sketch }: { begin: number; end: number; sketch: KeySketches },
   ): LayerSketches | undefined {
     let held = sequence.sketches[layer];
-    if (held && (held.of !== sketch || held.begin !== begin)) {
+    if (held?.of !== sketch || held.begin !== begin) {
+      held = this.#adopt(sequence, layer, begin, sketch);
       sequence.dropSketches(layer);
-      held = undefined;
+      sequence.sketches[layer] = held;
     }
-    held ??= { of: sketch, begin, keys: 0, pages: [] };
-    const lacks = Math.ceil((end - begin) / SKETCH_PAGE) - held.pages.length;
-    if (lacks > this.#free.length) return undefined;
-    for (let i = 0; i < lacks; i += 1) held.pages.push(this.#free.pop()!);
-    sequence.keepSketches(layer, held, (pages) => this.#free.push(...pages));
-    if (held.keys < end - begin) this.#encode(buffers, sequence, layer, held, end);
-    held.keys = end - begin;
+    const keys = end - begin;
+    if (!this.#makeRoom(held.needs(keys), sequence)) return undefined;
+    held.grow(keys);
+    if (held.keys < keys) this.#encode(buffers, sequence, layer, held, end);
+    held.written(keys);
     return held;
   }
 
@@ -120,14 +114,46 @@ export class SketchPool implements Disposable {
     for (const thing of this.#owned.splice(0).reverse()) thing[Symbol.dispose]();
   }
 
+  /** What the device has already of a layer's sketches: this sequence, or another one with the most of the same keys. */
+  #adopt(sequence: CudaKvSequence, layer: number, begin: number, sketch: KeySketches): LayerSketches {
+    const { kvHeads, headDim, live } = this.#context;
+    const centres = new Float32Array(kvHeads * headDim);
+    for (let head = 0; head < kvHeads; head += 1) centres.set(sketch.centre(layer * kvHeads + head), head * headDim);
+    let most = new LayerSketches(this.#counts, sketch, begin, centres);
+    let keys = 0;
+    for (const other of live) {
+      const held = other.sketches[layer];
+      if (held?.begin !== begin || !held.centres.every((value, i) => value === centres[i])) continue;
+      const common = Math.min(held.keys, sequence.runs.common(other.runs) - begin);
+      const whole = other === sequence ? common : common - (common % SKETCH_PAGE);
+      if (whole > keys) [most, keys] = [held, whole];
+    }
+    if (keys === 0) return most;
+    const shared = most.share(keys);
+    shared.of = sketch;
+    return shared;
+  }
+
+  /** Whether so many pages are free, once sequences that only wait to be forked have given up theirs, oldest first. */
+  #makeRoom(pages: number, sequence: CudaKvSequence): boolean {
+    for (const other of this.#context.live) {
+      if (pages <= this.#counts.free) break;
+      if (other === sequence || other.lastStep > 0) continue;
+      for (const layer of other.sketches.keys()) other.dropSketches(layer);
+    }
+    return pages <= this.#counts.free;
+  }
+
   #encode(buffers: StepBuffers, sequence: CudaKvSequence, layer: number, held: LayerSketches, end: number): void {
     const { backend, kvHeads, headDim, pool, loader, host } = this.#context;
     const { stream } = backend;
     const from = held.begin + held.keys;
-    const centres = new Float32Array(kvHeads * headDim);
-    for (let head = 0; head < kvHeads; head += 1) centres.set(held.of.centre(layer * kvHeads + head), head * headDim);
     const pageTable = this.#pageTable.put(stream, Int32Array.from(held.pages));
-    const onDevice = { pageTable, pageTableStride: held.pages.length, centres: this.#centres.put(stream, centres) };
+    const onDevice = {
+      pageTable,
+      pageTableStride: held.pages.length,
+      centres: this.#centres.put(stream, held.centres),
+    };
     const slots = this.#slotsOf(sequence, layer, from, end);
     const { keys: x, values } = buffers.stretch!;
     const row = (kvHeads * headDim) / 2; // pairs of bf16, copied as one float32

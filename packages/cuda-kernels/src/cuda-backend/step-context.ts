@@ -15,6 +15,8 @@ export interface StepContext {
   host: HostCache | undefined;
   /** Where the device keeps such sketches, if it draws from them. */
   sketches(of: KeySketches): SketchPool | undefined;
+  /** All sequences of the cache, those made first before others. */
+  live: Iterable<CudaKvSequence>;
   layers: number;
   queryHeads: number;
   kvHeads: number;
