@@ -190,6 +190,8 @@ cudaError_t copy(cudaStream_t stream, void* to, const void* from, int64_t bytes)
   return cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream);
 }
 cudaError_t copy_matrix(cudaStream_t stream, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t width, int64_t rows) {
+  // Pitches have a limit, 2 GiB; what has no gaps needs none, and copies of one piece are the fastest.
+  if (rows == 1 || (to_pitch == width && from_pitch == width)) return copy(stream, to, from, width * rows);
   return cudaMemcpy2DAsync(to, static_cast<size_t>(to_pitch), from, static_cast<size_t>(from_pitch), static_cast<size_t>(width),
                            static_cast<size_t>(rows), cudaMemcpyDefault, stream);
 }

@@ -5,8 +5,8 @@
 // the order in which the fibers run is a parameter (emulator::set_order), so that a missing barrier shows as a wrong
 // result. Blocks run one after another. Shared memory is poisoned before each block, device memory when it is allocated.
 // Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs
-// only when something waits for the stream, so that a missing event shows too. Launches obey the limits of the least of the
-// architectures, and barriers and warp operations must be met by all threads at one place in the source.
+// only when something waits for the stream, so that a missing event shows too. What may not be called while a stream captures fails and
+// spoils the capture. Launches obey the limits of the least of the architectures, and barriers and warp operations must be met by all threads at one place in the source.
 //
 // The kernels themselves are compiled so that every access to memory passes through emulator::touch (memory_check.cc): races,
 // reads of shared memory that nobody wrote, accesses past an end and misaligned ones end the program with a sentence. Under
@@ -185,6 +185,10 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> (8 * (selector >> (4 * i) & 7u)) & 255u) << (8 * i);
   return result;
 }
+// The upper word of {high, low} << shift % 32.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((uint64_t{high} << 32 | low) << (shift & 31u) >> 32);
+}
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
@@ -209,6 +213,7 @@ enum cudaError_t : int {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidPitchValue = 12,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
@@ -218,6 +223,8 @@ enum cudaError_t : int {
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorCapturedEvent = 907,
   cudaErrorNotSupported = 801,
   cudaErrorUnknown = 999,
 };

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -231,12 +232,51 @@ int test_limits() {
   return failures;
 }
 
+// Calls that are not allowed while a stream captures fail, and so does the end of the capture; others leave it whole.
+int test_captures() {
+  int failures = 0;
+  cudaStream_t stream = nullptr, other = nullptr;
+  cudaEvent_t outside = nullptr, inside = nullptr;
+  for (cudaStream_t* each : {&stream, &other}) failures += cudaStreamCreateWithFlags(each, cudaStreamNonBlocking) != cudaSuccess;
+  for (cudaEvent_t* each : {&outside, &inside}) failures += cudaEventCreateWithFlags(each, cudaEventDisableTiming) != cudaSuccess;
+  failures += cudaEventRecord(outside, other) != cudaSuccess;
+  void *memory = nullptr, *pinned = nullptr, *more = nullptr;
+  failures += cudaMalloc(&memory, 64) != cudaSuccess || cudaHostAlloc(&pinned, 64, cudaHostAllocPortable) != cudaSuccess;
+  const auto capture = [&](const char* name, bool allowed, const std::function<cudaError_t()>& call) {
+    cudaGraph_t graph = nullptr;
+    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) ++failures;
+    const bool called = call() == cudaSuccess, ended = cudaStreamEndCapture(stream, &graph) == cudaSuccess;
+    cudaGraphDestroy(graph);
+    if (called == allowed && ended == allowed) return;
+    ++failures;
+    std::printf("FAILED %s while a stream captures\n", name);
+  };
+  capture("an allocation", false, [&] { return cudaMalloc(&more, 64); });
+  capture("giving memory back", false, [&] { return cudaFree(memory); });
+  capture("an allocation of pinned memory", false, [&] { return cudaHostAlloc(&more, 64, cudaHostAllocPortable); });
+  capture("giving pinned memory back", false, [&] { return cudaFreeHost(pinned); });
+  capture("waiting for the device", false, [&] { return cudaDeviceSynchronize(); });
+  capture("waiting for the stream", false, [&] { return cudaStreamSynchronize(stream); });
+  capture("waiting for another stream", true, [&] { return cudaStreamSynchronize(other); });
+  capture("waiting for an event from outside", false, [&] { return cudaStreamWaitEvent(stream, outside); });
+  capture("waiting for an event of the capture", true, [&] {
+    const cudaError_t error = cudaEventRecord(inside, stream);
+    return error != cudaSuccess ? error : cudaStreamWaitEvent(stream, inside);
+  });
+  capture("a copy from pinned memory", true, [&] { return cudaMemcpyAsync(memory, pinned, 64, cudaMemcpyDefault, stream); });
+  failures += cudaEventSynchronize(inside) != cudaErrorCapturedEvent || cudaStreamWaitEvent(other, inside) != cudaErrorCapturedEvent;
+  failures += cudaFree(memory) != cudaSuccess || cudaFreeHost(pinned) != cudaSuccess;
+  for (cudaEvent_t each : {outside, inside}) failures += cudaEventDestroy(each) != cudaSuccess;
+  for (cudaStream_t each : {stream, other}) failures += cudaStreamDestroy(each) != cudaSuccess;
+  return failures;
+}
+
 }  // namespace
 }  // namespace magicpig::test
 
 int main() {
   using namespace magicpig::test;
-  int failures = test_limits();
+  int failures = test_limits() + test_captures();
   for (const Mistake& mistake : kMistakes) {
     bool good = false;
     const std::string quiet = run(mistake, false, good);

@@ -9,6 +9,7 @@ namespace emulator {
 // The limits that every architecture the kernels are built for keeps (sm_86, 89 and 120 have the least shared memory).
 constexpr size_t kSharedBytes = 99 * 1024, kSharedBytesUnasked = 48 * 1024;
 constexpr unsigned kMaxThreads = 1024, kMaxGridX = 0x7fffffffu, kMaxGridYZ = 65535;
+constexpr size_t kMaxPitch = 0x7fffffff;  // of copies of rows, bytes
 
 // When an access happens, in numbers that grow over the whole process.
 struct Moment {

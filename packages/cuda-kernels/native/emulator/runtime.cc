@@ -24,9 +24,11 @@ struct CUgraphExec_st {
 struct CUstream_st {
   std::deque<std::function<void()>> work;
   std::unique_ptr<CUgraph_st> capture;
+  bool spoilt = false;  // the capture
 };
 struct CUevent_st {
   CUstream_st* stream = nullptr;  // where the last record is still queued
+  const CUgraph_st* captured = nullptr;  // the capture that it was last recorded in
   uint64_t recorded = 0, reached = 0;
   std::chrono::steady_clock::time_point time;
 };
@@ -58,6 +60,17 @@ cudaError_t fault() {
 }
 #define RETURN_ON_FAULT() \
   if (const cudaError_t error = fault(); error != cudaSuccess) return error
+
+// Calls that a thread may not make while one of its streams captures: they synchronise, or may.
+cudaError_t refuse_in_capture() {
+  bool refused = false;
+  for (CUstream_st* stream : streams) {
+    if (stream->capture) refused = stream->spoilt = true;
+  }
+  return refused ? report(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+#define RETURN_ON_CAPTURE() \
+  if (const cudaError_t error = refuse_in_capture(); error != cudaSuccess) return error
 
 CUstream_st* resolve(cudaStream_t stream) { return stream == nullptr ? &default_stream : stream; }
 
@@ -142,6 +155,9 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
     case cudaErrorHostMemoryAlreadyRegistered: return "cudaErrorHostMemoryAlreadyRegistered";
     case cudaErrorHostMemoryNotRegistered: return "cudaErrorHostMemoryNotRegistered";
+    case cudaErrorInvalidPitchValue: return "cudaErrorInvalidPitchValue";
+    case cudaErrorStreamCaptureIsolation: return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorCapturedEvent: return "cudaErrorCapturedEvent";
     case cudaErrorNotSupported: return "cudaErrorNotSupported";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
@@ -203,12 +219,14 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaDeviceSynchronize() {
   RETURN_ON_FAULT();
+  RETURN_ON_CAPTURE();
   drain_all();
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   using emulator::kGuard;
   RETURN_ON_FAULT();
+  RETURN_ON_CAPTURE();
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
   void* memory = nullptr;
@@ -227,6 +245,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 }
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
+  RETURN_ON_CAPTURE();
   drain_all();
   const auto found = allocations.find(reinterpret_cast<uintptr_t>(pointer));
   if (found == allocations.end()) return report(cudaErrorInvalidValue);
@@ -240,23 +259,28 @@ cudaError_t cudaFree(void* pointer) {
 }
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
   RETURN_ON_FAULT();
+  RETURN_ON_CAPTURE();
   return posix_memalign(pointer, 4096, bytes) == 0 ? cudaSuccess : report(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeHost(void* pointer) {
+  RETURN_ON_CAPTURE();
   drain_all();
   std::free(pointer);
   return sticky_error;
 }
 cudaError_t cudaHostRegister(void* pointer, size_t, unsigned) {
   RETURN_ON_FAULT();
+  RETURN_ON_CAPTURE();
   return registered.insert(pointer).second ? cudaSuccess : report(cudaErrorHostMemoryAlreadyRegistered);
 }
 cudaError_t cudaHostUnregister(void* pointer) {
+  RETURN_ON_CAPTURE();
   drain_all();
   return registered.erase(pointer) == 1 ? sticky_error : report(cudaErrorHostMemoryNotRegistered);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   RETURN_ON_FAULT();
+  RETURN_ON_CAPTURE();
   drain_all();
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
@@ -268,6 +292,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t rows, cudaMemcpyKind,
                               cudaStream_t stream) {
   if (width > to_pitch || width > from_pitch) return report(cudaErrorInvalidValue);
+  if (std::max(to_pitch, from_pitch) > emulator::kMaxPitch) return report(cudaErrorInvalidPitchValue);
   if (width == 0 || rows == 0) return cudaSuccess;
   return emulator::enqueue(stream, [=] {
     for (size_t row = 0; row < rows; ++row) std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
@@ -291,7 +316,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   RETURN_ON_FAULT();
-  if (resolve(stream)->capture) return report(cudaErrorStreamCaptureUnsupported);
+  if (CUstream_st* own = resolve(stream); own->capture) {
+    own->spoilt = true;
+    return report(cudaErrorStreamCaptureUnsupported);
+  }
   drain(resolve(stream));
   return cudaSuccess;
 }
@@ -307,7 +335,12 @@ void reach(CUevent_st* event, uint64_t ticket) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const uint64_t ticket = event->recorded;
-  if (resolve(stream)->capture) return cudaSuccess;  // one captured stream: its order is the graph's order
+  if (CUstream_st* own = resolve(stream); own->capture) {
+    if (event->captured == own->capture.get()) return cudaSuccess;  // one captured stream: its order is the graph's order
+    own->spoilt = true;
+    return report(cudaErrorStreamCaptureIsolation);
+  }
+  if (event->captured != nullptr) return report(cudaErrorCapturedEvent);
   return emulator::enqueue(stream, [=] { reach(event, ticket); });
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -322,6 +355,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const uint64_t ticket = event->recorded + 1;
+  event->captured = resolve(stream)->capture.get();
+  if (event->captured != nullptr) return fault();  // a place in the graph, not in time
   const cudaError_t error = emulator::enqueue(stream, [=] {
     event->reached = ticket;
     event->time = std::chrono::steady_clock::now();
@@ -333,6 +368,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   RETURN_ON_FAULT();
+  if (event->captured != nullptr) return report(cudaErrorCapturedEvent);
   const bool reached = event->reached == event->recorded;
   // Time passes between two questions: one piece of work.
   if (!reached && !event->stream->work.empty()) run_first(event->stream);
@@ -340,6 +376,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   RETURN_ON_FAULT();
+  if (event->captured != nullptr) return report(cudaErrorCapturedEvent);
   if (event->recorded > 0) reach(event, event->recorded);
   return cudaSuccess;
 }
@@ -354,12 +391,14 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   RETURN_ON_FAULT();
   if (stream == nullptr || stream->capture) return report(cudaErrorStreamCaptureUnsupported);
   stream->capture = std::make_unique<CUgraph_st>();
+  stream->spoilt = false;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   std::unique_ptr<CUgraph_st> captured = std::move(stream->capture);
   RETURN_ON_FAULT();
+  if (stream->spoilt) return report(cudaErrorStreamCaptureInvalidated);
   *graph = captured.release();
   return *graph != nullptr ? cudaSuccess : report(cudaErrorStreamCaptureInvalidated);
 }

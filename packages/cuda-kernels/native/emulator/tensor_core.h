@@ -14,6 +14,11 @@ inline void first_mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, u
   mma_bf16(d, a, b0, b1, place);
 }
 void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const emulator::Place& place = emulator::Place::current());
+inline void first_mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                         const emulator::Place& place = emulator::Place::current()) {
+  for (int32_t& value : d) value = 0;
+  mma_s8(d, a, b0, b1, place);
+}
 void mma_u8_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const emulator::Place& place = emulator::Place::current());
 void load_matrices(uint32_t (&r)[4], const void* row, const emulator::Place& place = emulator::Place::current());
 void load_matrices_transposed(uint32_t (&r)[4], const void* row, const emulator::Place& place = emulator::Place::current());

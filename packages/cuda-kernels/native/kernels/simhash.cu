@@ -33,9 +33,10 @@ __global__ void __launch_bounds__(kDrawThreads)
 // ---- Codes ------------------------------------------------------------------------------------------------------------
 
 // A block hashes 128 vectors, 16 a warp, into one group of up to kGroupTables tables. The vectors are the A operands, rounded
-// once and kept in registers as high and low bytes; the projections stream through shared memory, 64 rows at a time. The two
-// products share one accumulator: high first, times 256, then low. Signs are packed in shared memory as one stream of bits for
-// each vector, from which codes of any width are cut; neither projections of vectors nor rounded vectors reach memory.
+// once, negated and kept in registers as high and low bytes; the projections stream through shared memory, 64 rows at a time. The two
+// products share one accumulator: high first, times 256, then low. It holds -x.w, whose sign bit is the bit of the code: one funnel
+// shift each collects them. Signs are packed in shared memory as one stream of bits for each vector, from which codes of any width
+// are cut; neither projections of vectors nor rounded vectors reach memory.
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kRows = kWarps * 16;
@@ -49,12 +50,32 @@ __host__ __device__ constexpr size_t shared_bytes(int stride) {
   return static_cast<size_t>(kStages) * kColumns * stride + static_cast<size_t>(kRows) * kSignWords * 4;
 }
 
-// Chunks of a row of projections are swizzled as in layout.h; rows of 64 bytes hold four chunks, two rows to a bank cycle.
+// Column n of product j of a step is its projection 16 (n / 2) + 2 j + n % 2: a lane, which has columns 2 member and 2 member + 1 of each
+// product (layout.h), so comes to hold the signs of 16 projections that follow one another.
+constexpr int kProducts = kColumns / 8;
+__host__ __device__ constexpr int product_row(int n, int j) { return n / 2 * 2 * kProducts + 2 * j + n % 2; }
+
+// Where a tile holds a chunk of a row. The eight rows of a product fall into different banks, as do the chunks of a row; rows of 64 bytes
+// hold four chunks, two rows to a bank cycle.
 template <int kStride>
 __host__ __device__ constexpr int projection_chunk(int row, int chunk) {
   constexpr int kChunks = kStride / kChunkBytes;
-  return kChunks == 4 ? row * 4 + (chunk ^ ((row >> 1) & 3)) : swizzled_chunk(row, chunk, kChunks);
+  const int pair = row / (2 * kProducts) % 4;
+  return row * kChunks + (chunk ^ (kChunks == 4 ? pair : 2 * pair + row % 2));
 }
+
+template <int kStride>
+constexpr bool without_bank_conflicts() {
+  for (int chunk = 0; chunk < kStride / kChunkBytes; ++chunk) {
+    for (int j = 0; j < kProducts; ++j) {
+      int banks = 0;  // groups of four
+      for (int n = 0; n < 8; ++n) banks |= 1 << projection_chunk<kStride>(product_row(n, j), chunk) % 8;
+      if (banks != 255) return false;
+    }
+  }
+  return true;
+}
+static_assert(without_bank_conflicts<64>() && without_bank_conflicts<128>() && without_bank_conflicts<256>());
 
 __device__ __forceinline__ float4 load4(const float* x) { return *reinterpret_cast<const float4*>(x); }
 __device__ __forceinline__ float4 load4(const bf16* x) {
@@ -86,13 +107,17 @@ __global__ void __launch_bounds__(kThreads)
   const int columns = tables * shape.bits;
   const int steps = (columns + kColumns - 1) / kColumns;
 
+  // A thread copies one chunk of every kStep-th row.
+  constexpr int kStep = kThreads / kChunks;
+  const int own_row = static_cast<int>(threadIdx.x) / kChunks, own_chunk = static_cast<int>(threadIdx.x) % kChunks;
+  projections += (first_column + own_row) * kStride + own_chunk * kChunkBytes;
   const auto load = [&](int step) {
     if (step < steps) {
-      for (int i = threadIdx.x; i < kColumns * kChunks; i += kThreads) {
-        const int row = i / kChunks, chunk = i % kChunks;
-        const bool valid = step * kColumns + row < columns;
-        const int64_t offset = valid ? (first_column + step * kColumns + row) * kStride + chunk * kChunkBytes : 0;
-        copy_async(tiles + (step % kStages) * kColumns * kChunks + projection_chunk<kStride>(row, chunk), projections + offset, valid);
+      uint4* const tile = tiles + step % kStages * kColumns * kChunks;
+      const int left = columns - step * kColumns - own_row;
+#pragma unroll
+      for (int row = 0; row < kColumns; row += kStep) {
+        copy_async(tile + projection_chunk<kStride>(own_row + row, own_chunk), projections + (step * kColumns + row) * kStride, row < left);
       }
     }
     commit_copies();
@@ -141,7 +166,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     const bool finite = largest < 0x7f800000u;
     const bool zero = !finite || bits_to_float(largest) < 0x1p-100f;
-    const float scale = zero ? 0.0f : __fdiv_rn(static_cast<float>(rounding_limit(shape.dim)), bits_to_float(largest));
+    // Rounding is symmetric: a negative scale gives the negated integers.
+    const float scale = zero ? 0.0f : -__fdiv_rn(static_cast<float>(rounding_limit(shape.dim)), bits_to_float(largest));
     if (live && member == 0 && blockIdx.y == 0) {
       if (inverse_norms != nullptr) {
         inverse_norms[row] = !finite ? __builtin_nanf("") : zero ? 0.0f : static_cast<float>(1.0 / sqrt(squares));
@@ -167,39 +193,34 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
+  // What the lane points at of the even and of the odd ldmatrix of a row: one brings two steps of eight columns.
+  const int b_row = product_row(lane % 8, 0);
+  const int b_place[2] = {projection_chunk<kStride>(b_row, lane / 8), projection_chunk<kStride>(b_row, (kChunks > 4 ? 4 : 0) + lane / 8)};
+  uint16_t* const own_signs = reinterpret_cast<uint16_t*>(signs + (warp * 16 + lane / 4) * kSignWords) + member;
   for (int step = 0; step < steps; ++step) {
     wait_copies<kStages - 2>();
     __syncthreads();  // this step's projections are there for all, and nobody reads those that load() overwrites
     load(step + kStages - 1);
-    const uint4* tile = tiles + (step % kStages) * kColumns * kChunks;
+    const uint4* tile = tiles + step % kStages * kColumns * kChunks;
+    uint32_t bits[2] = {0, 0};  // of the lane's two vectors
 #pragma unroll
-    for (int word = 0; word < kColumns / 32; ++word) {
-      uint32_t bits[2] = {0, 0};  // of the lane's two vectors, this lane's columns
+    for (int j = kProducts - 1; j >= 0; --j) {
+      uint32_t b[kSteps / 2][4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int column = word * 32 + j * 8;
-        uint32_t b[kSteps / 2][4];
+      for (int s = 0; s < kSteps / 2; ++s) load_matrices(b[s], tile + b_place[s % 2] + 2 * j * kChunks + s / 2 * 8);
+      int32_t sum[4];
+      first_mma_s8(sum, high[0], b[0][0], b[0][1]);
 #pragma unroll
-        for (int s = 0; s < kSteps / 2; ++s) {  // one ldmatrix brings two steps of eight columns
-          load_matrices(b[s], tile + projection_chunk<kStride>(column + lane % 8, s * 4 + lane / 8));
-        }
-        int32_t sum[4] = {0, 0, 0, 0};
+      for (int s = 1; s < kSteps; ++s) mma_s8(sum, high[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
 #pragma unroll
-        for (int s = 0; s < kSteps; ++s) mma_s8(sum, high[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
+      for (int e = 0; e < 4; ++e) sum[e] *= 256;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sum[e] *= 256;
+      for (int s = 0; s < kSteps; ++s) mma_u8_s8(sum, low[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
 #pragma unroll
-        for (int s = 0; s < kSteps; ++s) mma_u8_s8(sum, low[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) bits[e / 2] |= static_cast<uint32_t>(sum[e] > 0) << (j * 8 + fragment_column(lane, e));
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        bits[half] |= __shfl_xor_sync(kAllLanes, bits[half], 1);
-        bits[half] |= __shfl_xor_sync(kAllLanes, bits[half], 2);
-        if (member == 0) signs[(warp * 16 + lane / 4 + 8 * half) * kSignWords + step * (kColumns / 32) + word] = bits[half];
-      }
+      for (int e = 3; e >= 0; --e) bits[e / 2] = __funnelshift_l(static_cast<uint32_t>(sum[e]), bits[e / 2], 1);
     }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) own_signs[half * 8 * kSignWords * 2 + step * (kColumns / 16)] = static_cast<uint16_t>(bits[half]);
   }
   wait_copies<0>();
   __syncthreads();
