@@ -67,8 +67,9 @@ export interface SequenceAttention extends Disposable {
    * when it is due. No result depends on it.
    *
    * @param keys As with `prepare`.
+   * @param mostTokens That its cache may come to hold: what is due later than that is due never.
    */
-  prepareAhead?(keys: number): void;
+  prepareAhead?(keys: number, mostTokens: number): void;
   /** Tokens to sample in this layer in the next step, or `null` for exact attention. */
   sampling(layer: number): Sampling | null;
   /**

@@ -258,7 +258,10 @@ export class Engine implements Disposable {
     const decoding = this.#scheduler.running.filter(({ prefilling, unprepared }) => !prefilling && !unprepared);
     const keys = this.#pace.indexKeys((AHEAD_SHARE * stepMs) / decoding.length);
     const begin = performance.now();
-    for (const one of decoding) this.#guard(one, () => one.memory!.attention.prepareAhead?.(keys));
+    for (const one of decoding) {
+      // The last token of an answer does not come into the cache.
+      this.#guard(one, () => one.memory!.attention.prepareAhead?.(keys, one.mostTokens - 1));
+    }
     if (decoding.length > 0) this.#clock.index(performance.now() - begin);
   }
 

@@ -43,11 +43,9 @@ function leastTokens({ sink, window, minContext }: IndexedSettings): number {
   return Math.max(minContext, sink + window + LEAST_KEYS);
 }
 
-/** Keys that the indexes of a context come to have, at most, by when it has so many tokens. */
+/** Keys that the indexes of a context have, at most, when it has come to so many tokens. */
 export function indexedKeys(tokens: number, settings: IndexedSettings): number {
-  const { sink, window } = settings;
-  const first = meanKeys(leastTokens(settings) - sink - window);
-  return tokens - sink < first ? 0 : tokens - sink;
+  return tokens < leastTokens(settings) ? 0 : tokens - settings.sink;
 }
 
 /** Empty indexes of the sampled layers, in order. */
@@ -210,7 +208,7 @@ export class IndexedAttention implements SequenceAttention {
     this.#scratch = new Float32Array(0);
   }
 
-  prepareAhead(keys: number): void {
+  prepareAhead(keys: number, mostTokens: number): void {
     const { sink, window } = this.#options.settings;
     const { length } = this.#sequence;
     const there = length - sink;
@@ -218,7 +216,7 @@ export class IndexedAttention implements SequenceAttention {
     if (!this.#draws) {
       const count = this.#firstTokens - sink - window;
       const mean = meanKeys(count);
-      if (there < mean) return;
+      if (there < mean || this.#firstTokens >= mostTokens) return;
       if (this.#layers.every((layer) => !layer.has(mean))) this.#share(mean);
       const indexes = this.#layers.map((layer) => layer.begin(mean, false));
       if (there < count) this.#spread(indexes, mean, sink + count - length, keys);
@@ -226,14 +224,17 @@ export class IndexedAttention implements SequenceAttention {
       return;
     }
     const drawn = this.#indexed - sink;
-    const indexes = this.#layers.map((layer) => layer.current!);
-    if (there >= drawn + window) this.#spread(indexes, drawn + window, this.#indexed + 2 * window - length, keys);
+    const blockAt = this.#indexed + 2 * window;
+    if (there >= drawn + window && blockAt < mostTokens) {
+      const indexes = this.#layers.map((layer) => layer.current!);
+      this.#spread(indexes, drawn + window, blockAt - length, keys);
+    }
     // One layer's index after the other, so that at most one of them is there twice.
     const oldest = this.#oldest;
     const mean = meanKeys(oldest.outgrownAt);
-    if (there < mean) return;
-    const steps = sink + window + oldest.outgrownAt - length;
-    this.#spread([oldest.begin(mean, true)], Math.max(drawn, mean), steps, keys);
+    const outgrownAt = sink + window + oldest.outgrownAt;
+    if (there < mean || outgrownAt >= mostTokens) return;
+    this.#spread([oldest.begin(mean, true)], Math.max(drawn, mean), outgrownAt - length, keys);
   }
 
   /** Brings as many heads to `count` keys as one of so many steps must, within about `keys` keys. */

@@ -135,7 +135,7 @@ export class StepProfiler {
     const prepare = attention.prepare.bind(attention);
     attention.prepare = (...work) => index(() => prepare(...work));
     const prepareAhead = attention.prepareAhead?.bind(attention);
-    if (prepareAhead) attention.prepareAhead = (keys) => index(() => prepareAhead(keys));
+    if (prepareAhead) attention.prepareAhead = (...work) => index(() => prepareAhead(...work));
     return attention;
   }
 

@@ -2,7 +2,6 @@ import { describe, expect, it } from 'vitest';
 import type { AttentionOptions } from '../src/api.js';
 import { resolveAttention } from '../src/attention-options.js';
 import { IndexedAttention } from '../src/indexed-attention.js';
-import { meanKeys } from '../src/mean-keys.js';
 import type { ModelHost } from '../src/model-host.js';
 import { PolicyFactory } from '../src/policy-factory.js';
 import { type Outcome, streamOf, submit } from './collect.js';
@@ -86,8 +85,9 @@ describe.each([
 
   it('does not build what it will not come to use', async () => {
     using parts = await host({ prefixCache: 'off' });
-    const first = meanKeys(MIN_CONTEXT - 4 - WINDOW);
-    const { steps } = run(parts, attention, 500, 4 + first - 500);
-    expect(steps.every(({ keys, tableBytes }) => keys === 0 && tableBytes === 0)).toBe(true);
+    const short = run(parts, attention, 500, MIN_CONTEXT - 500 + 1);
+    expect(short.steps.every(({ keys, tableBytes }) => keys === 0 && tableBytes === 0)).toBe(true);
+    const { outcome } = run(parts, attention, 500, MIN_CONTEXT - 500 + 2);
+    expect(outcome.end!.attention.sampledSteps).toBe(1);
   });
 });

@@ -37,7 +37,9 @@ export function toApiError(error: unknown, promptField: string | null = null): A
   const known = typeof code === 'string' ? KNOWN[code] : undefined;
   if (known) {
     const promptAtFault = code === 'CONTEXT_TOO_LONG' || code === 'CACHE_TOO_SMALL' || code === 'CHAT_TEMPLATE';
-    return new ApiError(known.status, MESSAGES[known.code] ?? message ?? 'unknown error', {
+    // The model's options for attention are the request's object `magicpig`.
+    const said = option?.startsWith('attention') ? message?.replace(/^attention\b/, 'magicpig') : message;
+    return new ApiError(known.status, MESSAGES[known.code] ?? said ?? 'unknown error', {
       code: known.code,
       ...(known.type === undefined ? {} : { type: known.type }),
       param: promptAtFault ? promptField : option === undefined ? null : paramOfOption(option, promptField),

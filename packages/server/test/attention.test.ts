@@ -48,7 +48,7 @@ test.each([
   [{ policy: 'sketch', budget: { part: 1 } }, 'magicpig.budget.part', /Unknown parameter/],
   [{ policy: 'sketch', bits: '2' }, 'magicpig.bits', /integer/],
   [{ K: 'many' }, 'magicpig.K', /integer/],
-  [{ K: 99 }, 'magicpig.K', /1\.\.16/],
+  [{ K: 99 }, 'magicpig.K', /^magicpig\.K must .* 1\.\.16/],
   [{ denseLayers: [0.5] }, 'magicpig.denseLayers[0]', /integer/],
   [{ windw: 3 }, 'magicpig.windw', /Unknown parameter/],
   ['dense', 'magicpig', /object/],
