@@ -47,6 +47,9 @@ export type CublasLtState = { available: true; path: string } | { available: fal
 /** Statuses after which every call of the process to the device fails: the context is lost. */
 const LOST_STATUSES = new Set([46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721]);
 
+/** Compute capability of the first devices with what the kernels are made of. */
+const LEAST_CAPABILITY = 8;
+
 /** The device that CUDA calls of this thread go to, one for each addon. */
 const current = new WeakMap<Native, number>();
 
@@ -96,7 +99,12 @@ export class Device {
     if (!('native' in loaded)) throw new UnavailableError(loaded.reason);
     this.#native = loaded.native;
     this.properties = propertiesOf(this.#native, index);
-    const { totalMemory } = this.properties;
+    const { name, computeCapability, totalMemory } = this.properties;
+    if (Number.parseFloat(computeCapability) < LEAST_CAPABILITY) {
+      throw new UnavailableError(
+        `${name} has compute capability ${computeCapability}; the kernels need ${LEAST_CAPABILITY}.0 or later.`,
+      );
+    }
     this.#limit = checkInteger('memoryLimit', options.memoryLimit ?? totalMemory, 0, Number.MAX_SAFE_INTEGER);
   }
 

@@ -12,7 +12,8 @@ interface Call {
 /** A stretch of calls that came before. */
 interface Known<G> {
   calls: Call[];
-  graph: G | undefined;
+  /** `none` where it could not be captured: it is called one by one always. */
+  graph: G | 'none' | undefined;
 }
 
 /** What is done with a stretch of calls. */
@@ -30,7 +31,7 @@ const MOST_GRAPHS = 256;
 
 /**
  * Holds back calls that queue work, and replays a stretch of them as one graph when it comes again with the same arguments. A stretch
- * is called one by one the first time, captured the second time. Whatever is different (an address, a size) makes it another one:
+ * is called one by one the first time, captured the second time, if that can be done. Whatever is different (an address, a size) makes it another one:
  * nothing has to be invalidated.
  */
 export class Replay<G extends Disposable> implements Disposable {
@@ -82,8 +83,9 @@ export class Replay<G extends Disposable> implements Disposable {
       this.#remember(hash, { calls, graph: undefined });
       return;
     }
-    known.graph ??= this.#target.capture(() => this.#run(known.calls));
-    this.#target.launch(known.graph);
+    known.graph ??= this.#capture(calls);
+    if (known.graph === 'none') this.#run(calls);
+    else this.#target.launch(known.graph);
     this.#known.delete(hash);
     this.#remember(hash, known);
   }
@@ -108,13 +110,22 @@ export class Replay<G extends Disposable> implements Disposable {
     }
   }
 
+  #capture(calls: readonly Call[]): G | 'none' {
+    try {
+      return this.#target.capture(() => this.#run(calls));
+    } catch {
+      return 'none'; // what is wrong with the calls themselves comes up when they are made
+    }
+  }
+
   #remember(hash: number, known: Known<G>): void {
     this.#known.set(hash, known);
     if (this.#known.size > MOST_GRAPHS) this.#forget(this.#known.keys().next().value!);
   }
 
   #forget(hash: number): void {
-    this.#known.get(hash)?.graph?.[Symbol.dispose]();
+    const graph = this.#known.get(hash)?.graph;
+    if (graph !== 'none') graph?.[Symbol.dispose]();
     this.#known.delete(hash);
   }
 }

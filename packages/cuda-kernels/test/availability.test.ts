@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { availability, Device, isAvailable, listDevices, UnavailableError } from '../src/index.js';
-import { loadAddon } from '../src/native.js';
+import { loadAddon, type Native } from '../src/native.js';
 
 describe('availability', () => {
   it('says whether there is a device, and if not, why', () => {
@@ -20,6 +20,15 @@ describe('availability', () => {
   it('refuses a device that is not there', () => {
     expect(() => new Device({ index: 1000 })).toThrow(UnavailableError);
     expect(() => new Device({ index: 1.5 })).toThrow(/index must be an integer/);
+  });
+
+  it('refuses a device that is too old', () => {
+    const value = { name: 'An old GPU', major: 7, minor: 5, totalMemory: 2 ** 34 };
+    const native = { deviceProperties: () => ({ status: 0, value }) } as unknown as Native;
+    expect(() => new Device({}, native)).toThrow(UnavailableError);
+    expect(() => new Device({}, native)).toThrow(
+      'An old GPU has compute capability 7.5; the kernels need 8.0 or later.',
+    );
   });
 
   it('an addon that cannot be found is a reason, with what to do, not an exception', () => {

@@ -108,7 +108,7 @@ describe('a stream that replays', () => {
 
   it('reports errors when work is queued, and goes on', () => {
     const { fake, device, stream, work, names } = setUp();
-    for (const call of [...WORK, 'beginCapture', 'endCapture', 'launchGraph']) {
+    for (const call of [...WORK, 'launchGraph']) {
       fake.failures.set(call, INVALID_VALUE);
       const attempts = [0, 1, 2].map(() => {
         work();
@@ -133,6 +133,26 @@ describe('a stream that replays', () => {
     }
     device[Symbol.dispose]();
     expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('calls one by one what cannot be captured', () => {
+    for (const call of ['beginCapture', 'endCapture']) {
+      const { fake, device, stream, work, names } = setUp();
+      work();
+      stream.flush();
+      fake.failures.set(call, INVALID_VALUE);
+      names();
+      for (let i = 0; i < 3; i += 1) {
+        work();
+        stream.flush();
+        const seen = names();
+        expect(seen).not.toContain('launchGraph');
+        expect(i === 0 ? seen.slice(-WORK.length) : seen).toEqual(WORK);
+      }
+      stream[Symbol.dispose]();
+      device[Symbol.dispose]();
+      expect([fake.live, fake.problems]).toEqual([0, []]);
+    }
   });
 
   it('remembers an error of work that was queued as memory went away', () => {
