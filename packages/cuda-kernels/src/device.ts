@@ -44,8 +44,13 @@ export interface DeviceMemory {
 /** Whether NVIDIA's matrix products are used, where they were found, and if not, why and what to install. */
 export type CublasLtState = { available: true; path: string } | { available: false; reason: string };
 
-/** Statuses after which every call of the process to the device fails: the context is lost. */
-const LOST_STATUSES = new Set([46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721]);
+/**
+ * Statuses after which every call of the process to the device fails: the context is lost. 999, which is any other failure of the driver,
+ * is what a device reports that the machine cannot reach any more.
+ */
+const LOST_STATUSES = new Set([
+  46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999,
+]);
 
 /** Compute capability of the first devices with what the kernels are made of. */
 const LEAST_CAPABILITY = 8;

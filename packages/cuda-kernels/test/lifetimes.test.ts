@@ -319,6 +319,15 @@ describe('failures', () => {
     expect(fake.problems).toEqual([]);
   });
 
+  it.each([709, 719, 810, 911, 999])('loses the device to status %d', (status) => {
+    const fake = new FakeNative();
+    using device = fake.device();
+    using stream = device.stream();
+    fake.failures.set('synchronizeStream', status);
+    expect(() => stream.synchronize()).toThrow(DeviceLostError);
+    expect(device.lost).toBe(true);
+  });
+
   it.each(['createStream', 'createEvent', 'endCapture', 'beginCapture'])('leaks nothing when %s fails', (name) => {
     const fake = new FakeNative();
     {
