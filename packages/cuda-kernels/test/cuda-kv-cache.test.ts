@@ -1,7 +1,7 @@
 // The cache against a device that computes nothing and checks everything: what is called, in which order, and with what.
 import { describe, expect, it } from 'vitest';
 import { CudaKvCache, DisposedError, InvalidArgumentError, OutOfMemoryError } from '../src/index.js';
-import { type Entry, order, PAGE, SHAPE, sampled, sampling, setUp } from './fake-cache.js';
+import { drawn, type Entry, order, PAGE, SHAPE, sampled, sampling, setUp } from './fake-cache.js';
 import type { FakeHostCache } from './fake-host-cache.js';
 
 describe('one step', () => {
@@ -148,6 +148,25 @@ describe('one step', () => {
     expect([a.length, b.length]).toEqual([92, 82]);
     dispose();
     expect([fake.live, fake.problems]).toEqual([0, []]);
+  });
+
+  it('waits for events alone, never for all that is queued', () => {
+    const { fake, cache, run, dispose } = setUp({ sketchBytes: 2 ** 20 });
+    const [a, b] = [cache.open(), cache.open()];
+    run([{ sequence: a, tokens: 130 }]);
+    run([
+      { sequence: a, tokens: 1, sampling: drawn },
+      { sequence: b, tokens: 70 },
+    ]);
+    for (let layer = 0; layer < SHAPE.layers; layer += 1) a.drop(layer);
+    run([{ sequence: a, tokens: 1, sampling: drawn }]);
+    run([{ sequence: a, tokens: 40 }]);
+    run([{ sequence: a, tokens: 1 }]);
+    expect(fake.names).toEqual(
+      expect.arrayContaining(['sketchDraw', 'host.attend', 'scatterRows', 'synchronizeEvent']),
+    );
+    expect(fake.names.filter((name) => /^synchronize(Stream|Device)$/.test(name))).toEqual([]);
+    dispose();
   });
 
   it('leaves what is exact to the device beside sequences that sample', () => {

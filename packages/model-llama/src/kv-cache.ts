@@ -102,6 +102,8 @@ export interface TableSettings {
 export interface KvCache extends Disposable {
   /** Of all steps so far, for a cache on a device. */
   readonly times?: DeviceTimes;
+  /** Keys cannot be sampled: they are out of the host's reach. Default false. */
+  readonly exactOnly?: boolean;
   /** Bytes in use; what several sequences share counts once. */
   readonly bytes: number;
   /** Tokens of a page, the unit that sequences share. */

@@ -21,8 +21,18 @@ export class PolicyFactory {
     this.#modules = modules;
   }
 
-  /** @throws InvalidRequestError for a custom policy that nobody registered, or that refuses its options. */
+  /**
+   * @throws InvalidRequestError for one that samples keys where these cannot be, and for a custom policy that nobody registered, or that
+   *   refuses its options.
+   */
   policy(settings: AttentionSettings): AttentionPolicy {
+    if (this.#context.cache.exactOnly && (settings.policy === 'magicpig' || settings.policy === 'sketch')) {
+      throw new InvalidRequestError(
+        `attention policy '${settings.policy}' samples keys in host memory, but this model was loaded with dense attention and has them on ` +
+          'the device alone; load it with a policy that samples, which serves dense requests too',
+        'attention.policy',
+      );
+    }
     const key = JSON.stringify(settings);
     const policy = this.#kept.get(key) ?? this.#make(settings);
     this.#kept.delete(key);

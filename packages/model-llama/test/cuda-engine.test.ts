@@ -2,12 +2,14 @@
 import type { CudaBackend } from '@magicpig/cuda-kernels';
 import { describe, expect, it, vi } from 'vitest';
 import type { AttentionOptions } from '../src/api.js';
-import { CacheTooSmallError } from '../src/errors.js';
+import { resolveAttention } from '../src/attention-options.js';
+import { CacheTooSmallError, InvalidRequestError } from '../src/errors.js';
 import type { LayerAttention } from '../src/layer-attention.js';
 import type { ModelHost } from '../src/model-host.js';
-import { runAll, submit } from './collect.js';
+import { PolicyFactory } from '../src/policy-factory.js';
+import { type Outcome, runAll, submit } from './collect.js';
 import { relativeError } from './relative-error.js';
-import { decodeLogits, deviceHost, host, prompt } from './sampled-model.js';
+import { config, decodeLogits, deviceHost, host, prompt } from './sampled-model.js';
 
 /** Every key is a candidate, and its probability 1 but for angles near 180 degrees. */
 const EVERYTHING = { policy: 'magicpig', K: 1, L: 512, minContext: 0 } as const;
@@ -59,40 +61,75 @@ describe('magicpig on a device', () => {
     expect(mean(errors)).toBeLessThan(mean(noise) / 2);
   });
 
-  it('makes the same tables as the CPU, beside the computation of the prompt’s last tokens', async () => {
-    const request = { prompt: prompt(1110), maxTokens: 3, ignoreEos: true, attention: SAMPLED };
-    const outcomes = [];
-    for (const onDevice of [true, false]) {
-      using parts = await deviceHost({ contextTokens: 1200 });
-      const { cache } = parts;
-      const made: { layer: number; beside: number; segments: number }[] = [];
-      let begun = 0;
-      const step = cache.step.bind(cache);
-      cache.step = (entries) => {
-        const own = step(entries) as ReturnType<typeof step> & { device: LayerAttention };
-        const begin = own.device.begin.bind(own.device);
-        own.device.begin = (layer, ...rest) => {
-          begin(layer, ...rest);
-          begun = layer;
-        };
-        return own;
-      };
-      const segments = cache.segments!.bind(cache);
-      cache.segments = (sequence, keys, tables) => {
-        const built = onDevice ? segments(sequence, keys, tables)! : undefined;
-        made.push({ layer: keys.layer, beside: begun, segments: built?.length ?? 0 });
-        return built;
-      };
-      outcomes.push(runAll(parts.engine, [request])[0]!);
-      // Of two KV heads each; how far it comes beside the step depends on the time that takes.
-      expect(made.map(({ layer }) => layer)).toEqual([1, 1, 2, 2, 3, 3]);
-      expect(made[0]!.beside).toBe(2);
-      // The keys that the mean is over, and the others.
-      expect(made.every(({ segments }) => segments === (onDevice ? 2 : 0))).toBe(true);
-      expect(outcomes.at(-1)!.end!.attention.sampledSteps).toBe(2);
+  it('makes the same tables as the CPU, while it computes a prompt’s last tokens', async () => {
+    using parts = await deviceHost({ contextTokens: 1200 });
+    const { cache, llama, backend } = parts;
+    const tokens = prompt(1111);
+    const built: number[] = [];
+    const policyOf = (segments: (own: NonNullable<typeof cache.segments>) => typeof cache.segments) => {
+      const own = cache.segments!.bind(cache);
+      const readKeys = cache.readKeys.bind(cache);
+      const mine = { readKeys, segments: segments(own) } as typeof cache;
+      return new PolicyFactory({ config, cache: mine, pool: backend.pool }).policy(resolveAttention(SAMPLED, 4));
+    };
+    using sequence = cache.open();
+    using onDevice = policyOf((own) => (...args) => {
+      const segments = own(...args);
+      built.push(segments!.length);
+      return segments;
+    }).open(sequence);
+    const beside = {
+      run: (layers: number) => onDevice.prepare(Number.POSITIVE_INFINITY, layers),
+      abandon: () => onDevice.abandon!(),
+    };
+    const entry = { sequence, promptTokens: 1110 };
+    for (let begin = 0; begin < 900; begin += 300) {
+      llama.forward([{ ...entry, tokens: tokens.subarray(begin, begin + 300), logits: 'none' }]);
     }
-    const [built, hashed] = outcomes.map((outcome) => logProbabilities([outcome]));
-    expect(built).toEqual(hashed);
+    llama.forward([{ ...entry, tokens: tokens.subarray(900, 1110), logits: 'last', beside }]);
+    expect(onDevice.ready).toBe(true);
+    // Sampled layers, KV heads: the keys that the mean is over, and the others.
+    expect(built).toEqual(Array(3 * 2).fill(2));
+    using fork = sequence.fork();
+    using hashed = policyOf(() => undefined).open(fork);
+    hashed.prepare(Number.POSITIVE_INFINITY);
+    const [expected, got] = [
+      { sequence: fork, attention: hashed },
+      { sequence, attention: onDevice },
+    ].map((own) => {
+      const next = { ...entry, ...own, tokens: tokens.subarray(1110), logits: 'last' as const };
+      return llama.forward([next]).logits[0]!.slice();
+    });
+    expect(got).toEqual(expected);
+  });
+
+  it('makes tables beside a prompt’s last tokens, those of a layer when the next one is under way', async () => {
+    using parts = await deviceHost();
+    const { cache } = parts;
+    const step = cache.step.bind(cache);
+    let begun = 0;
+    cache.step = (entries) => {
+      const own = step(entries) as ReturnType<typeof step> & { device: LayerAttention };
+      const begin = own.device.begin.bind(own.device);
+      own.device.begin = (layer, ...rest) => {
+        begin(layer, ...rest);
+        begun = layer;
+      };
+      return own;
+    };
+    const made: { layer: number; beside: number }[] = [];
+    cache.segments = (_, { layer }) => {
+      made.push({ layer, beside: begun });
+      return undefined;
+    };
+    const request = (maxTokens: number) => ({ prompt: prompt(100), maxTokens, ignoreEos: true, attention: SAMPLED });
+    runAll(parts.engine, [request(1)]);
+    expect(made).toEqual([]); // nothing is sampled
+    const [{ end }] = runAll(parts.engine, [request(3)]) as [Outcome];
+    // Of two KV heads each; how far it comes beside the step depends on the time that takes.
+    expect(made.map(({ layer }) => layer)).toEqual([1, 1, 2, 2, 3, 3]);
+    expect(made[0]!.beside).toBe(2);
+    expect(end!.attention.sampledSteps).toBe(2);
   });
 
   it('fails a request alone whose tables cannot be made', async () => {
@@ -215,9 +252,12 @@ describe('keys and values in the device’s memory', () => {
 
   it('refuse what samples keys in host memory', async () => {
     using parts = await deviceHost({ attention: DENSE });
-    const { outcome } = submit(parts.engine, { ...request(100), attention: SAMPLED });
-    while (parts.engine.step());
-    expect(String(outcome.error)).toMatch(/sampled in host memory/);
+    for (const attention of [SAMPLED, { policy: 'sketch' } as const]) {
+      const refused = () => submit(parts.engine, { ...request(100), attention });
+      expect(refused).toThrow(InvalidRequestError);
+      expect(refused).toThrow(/samples keys in host memory, .* load it with a policy that samples/);
+    }
+    expect(parts.engine.idle).toBe(true);
     const [after] = runAll(parts.engine, [request(100)]);
     expect(after!.tokens.length).toBe(4);
   });

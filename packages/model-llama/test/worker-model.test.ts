@@ -20,6 +20,14 @@ class IdleWorker extends EventEmitter {
   postMessage(): void {}
 }
 
+it('says from then on that the backend computes nothing any more, and goes on answering', () => {
+  const worker = new IdleWorker();
+  const model = new WorkerModel(worker as unknown as Worker, {} as ModelInfo, new SharedStatus());
+  expect(model.status().failure).toBeUndefined();
+  worker.emit('message', { type: 'backend-failed', reason: 'the device is lost' });
+  expect(model.status()).toMatchObject({ failure: 'the device is lost', running: 0 });
+});
+
 it('keeps the process running while it is closed, whatever its thread still says', async () => {
   const worker = new IdleWorker();
   const model = new WorkerModel(worker as unknown as Worker, {} as ModelInfo, new SharedStatus());

@@ -40,6 +40,34 @@ test('for people there is one line a part', async () => {
   expect(run.stdout()).toMatch(/\n\nEverything works\.\n$/);
 });
 
+test('a GPU that is there is named, and has computed', async () => {
+  const actual = await vi.importActual<typeof import('@magicpig/cuda-kernels')>('@magicpig/cuda-kernels');
+  const devices = [{ ...new actual.Device({ emulate: true }).properties, name: 'some GPU' }];
+  const mock = (add: typeof actual.add) =>
+    vi.doMock('@magicpig/cuda-kernels', () => ({
+      availability: () => ({ available: true }),
+      listDevices: () => devices,
+      Device: class extends actual.Device {
+        constructor() {
+          super({ emulate: true });
+        }
+      },
+      add,
+    }));
+  mock(actual.add);
+  const works = runCommand(['doctor', '--json']);
+  await works.exitCode;
+  const check = (run: typeof works) =>
+    (JSON.parse(run.stdout()) as Findings).checks.find((one) => one.name === 'cuda')!;
+  expect(check(works).message).toMatch(/^some GPU \(compute capability .*\): computes, with/);
+  expect(check(works).details).toMatchObject({ devices: [{ name: 'some GPU' }] });
+  mock(() => {});
+  const broken = runCommand(['doctor', '--json']);
+  expect(await broken.exitCode).toBe(1);
+  vi.doUnmock('@magicpig/cuda-kernels');
+  expect(check(broken)).toMatchObject({ status: 'error', message: expect.stringContaining('adds wrongly') });
+});
+
 test('an addon that computes nonsense, and one that does not load, make it fail', async () => {
   vi.doMock('@magicpig/lsh', () => ({
     SimHashTables: class {

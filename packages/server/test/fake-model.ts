@@ -46,6 +46,7 @@ export class FakeModel implements LlamaModel {
   dead: Error | undefined;
   /** Why no request can succeed any more, as when a device is lost. */
   failure: string | undefined;
+  times: ModelStats['times'] = { denseMs: 2000, attendMs: 700, indexMs: 200, otherMs: 100 };
   /** How long the present step takes already. */
   stepMs = 0;
   readonly #options: Required<Omit<FakeModelOptions, 'failAt'>> & Pick<FakeModelOptions, 'failAt'>;
@@ -187,7 +188,7 @@ export class FakeModel implements LlamaModel {
       cacheBytesUsed: this.running * 1024,
       prefixBytes: 512,
       cacheBytes: this.info.cacheBytes,
-      times: { denseMs: 2000, attendMs: 700, indexMs: 200, otherMs: 100 },
+      times: this.times,
       stepMs: this.stepMs,
       ...(this.failure !== undefined && { failure: this.failure }),
     };

@@ -72,6 +72,16 @@ test('shows what the engine is at and where its time went, as long as there is o
     'magicpig_step_seconds_total{part="other"}': 0.1,
   });
   await answer;
+  // On a GPU.
+  const rest = { indexMs: 60, otherMs: 70 };
+  fake.times = { gpuMs: 10, transferMs: 20, selectMs: 30, attendMs: 40, idleMs: 50, ...rest };
+  const split = Object.entries(await scrape(url)).filter(([name]) => name.startsWith('magicpig_step_seconds'));
+  expect(split).toEqual(
+    ['gpu', 'transfer', 'select', 'attend', 'idle', 'index', 'other'].map((part, i) => [
+      `magicpig_step_seconds_total{part="${part}"}`,
+      (i + 1) / 100,
+    ]),
+  );
   fake.dead = new Error('worker exited with code 1');
   const after = await scrape(url);
   expect(Object.keys(after).filter((name) => name.startsWith('magicpig_step_seconds'))).toEqual([]);

@@ -126,6 +126,11 @@ export class CudaKvCache implements Disposable {
     return host?.bytes ?? (this.#pool.pages - this.#pool.free) * this.#pool.pageBytes;
   }
 
+  /** Nothing can be sampled: keys are on the device alone. */
+  get exactOnly(): boolean {
+    return this.#options.host === undefined;
+  }
+
   /** Device memory of pages: all, and those in use. */
   get devicePages(): { bytes: number; bytesUsed: number } {
     const { pages, free, pageBytes } = this.#pool;
