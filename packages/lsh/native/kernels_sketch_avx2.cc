@@ -71,12 +71,22 @@ void Scan(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const
 }
 
 // Four Philox blocks at once, each word in the lower half of 64 bits.
-void Words(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words) {
+void Ranks(const SketchStream& stream, uint32_t first, size_t n, uint8_t* ranks) {
   const __m256i multiplier0 = _mm256_set1_epi64x(0xD2511F53u), multiplier2 = _mm256_set1_epi64x(0xCD9E8D57u);
-  const __m256i blocks = _mm256_setr_epi64x(0, 2, 1, 3);  // so that the words come out by ascending key
+  const __m256i blocks = _mm256_setr_epi64x(0, 1, 2, 3);
+  // Of a word's halves in 32 bits each: ranks, as the leading bits of floats, in the lower byte.
+  const auto rank = [](__m256i half) {
+    const __m256 raised = _mm256_cvtepi32_ps(_mm256_add_epi32(half, _mm256_set1_epi32(16)));
+    return _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(raised), kRankShift), _mm256_set1_epi32(kLeastRankBits));
+  };
+  // Both ranks of each word, in its lower two bytes.
+  const auto pair = [&](__m256i words) {
+    const __m256i low = rank(_mm256_and_si256(words, _mm256_set1_epi32(0xffff))), high = rank(_mm256_srli_epi32(words, 16));
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 8));
+  };
   for (size_t i = 0; i < n; i += 32) {
     __m256i c0 = _mm256_add_epi64(blocks, _mm256_set1_epi64x((first + i) / 8)), c1 = _mm256_set1_epi64x(stream.head);
-    __m256i c2 = _mm256_set1_epi64x(stream.step), c3 = _mm256_set1_epi64x(kUpperDomain);
+    __m256i c2 = _mm256_set1_epi64x(stream.step), c3 = _mm256_set1_epi64x(kDrawDomain);
     auto key0 = static_cast<uint32_t>(stream.seed), key1 = static_cast<uint32_t>(stream.seed >> 32);
     for (int round = 0; round < 10; ++round) {
       const __m256i p0 = _mm256_mul_epu32(c0, multiplier0), p2 = _mm256_mul_epu32(c2, multiplier2);
@@ -87,11 +97,12 @@ void Words(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words
       key0 += 0x9E3779B9u;
       key1 += 0xBB67AE85u;
     }
-    const __m256i w01 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
-    const __m256i w23 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
-    auto* to = reinterpret_cast<__m256i*>(words + i);
-    _mm256_storeu_si256(to, _mm256_unpacklo_epi64(w01, w23));
-    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(w01, w23));
+    // Words 0 and 1 of each block, and 2 and 3.
+    const __m256i w01 = pair(_mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa));
+    const __m256i w23 = pair(_mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa));
+    // 16 bits each: of blocks 0 and 1 w01, w23, in either half of the register; and one block after the other.
+    const __m256i packed = _mm256_packus_epi32(w01, w23);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(ranks + i), _mm256_shuffle_epi32(packed, 0xd8));
   }
 }
 
@@ -110,15 +121,10 @@ struct Lookup {
   }
 };
 
-size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
-            uint32_t first, uint32_t* ids, float* logs) {
+size_t Draw(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
+            float* logs) {
   constexpr size_t kHalf = 32;
-  uint8_t halves[2][kSketchLevels];
-  for (int level = 0; level < kSketchLevels; ++level) {
-    halves[0][level] = static_cast<uint8_t>(draw.upper[level]);
-    halves[1][level] = static_cast<uint8_t>(draw.upper[level] >> 8);
-  }
-  const Lookup low(halves[0]), high(halves[1]);
+  const Lookup bound(draw.ranks);
   const __m256i above = _mm256_set1_epi8(static_cast<char>(offset < 0 ? -offset : 0));
   const __m256i below = _mm256_set1_epi8(static_cast<char>(offset < 0 ? 0 : offset < 255 ? offset : 255));
   const __m256i last = _mm256_set1_epi8(kSketchLevels - 1);
@@ -126,21 +132,14 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
   for (size_t i = 0; i < n; i += kHalf) {
     const __m256i depth = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(depths + i));
     const __m256i level = _mm256_min_epu8(_mm256_adds_epu8(_mm256_subs_epu8(depth, above), below), last);
-    // Whether a random half is at most that of the level, of keys 0-7 and 16-23, and of 8-15 and 24-31.
-    const auto* word = reinterpret_cast<const __m256i*>(words + i);
-    const __m256i words0 = _mm256_loadu_si256(word), words1 = _mm256_loadu_si256(word + 1);
-    const auto reached = [](__m256i random, __m256i upper) { return _mm256_cmpeq_epi16(_mm256_min_epu16(random, upper), random); };
-    const __m256i l = low(level), h = high(level);
-    const __m256i reached0 = reached(_mm256_permute2x128_si256(words0, words1, 0x20), _mm256_unpacklo_epi8(l, h));
-    const __m256i reached1 = reached(_mm256_permute2x128_si256(words0, words1, 0x31), _mm256_unpackhi_epi8(l, h));
-    auto left = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(reached0, reached1)));
+    const __m256i rank = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ranks + i));
+    const __m256i reached = _mm256_cmpeq_epi8(_mm256_max_epu8(rank, bound(level)), rank);
+    auto left = ~static_cast<uint32_t>(_mm256_movemask_epi8(reached));
     if (n - i < kHalf) left &= (1u << (n - i)) - 1;
     for (; left != 0; left &= left - 1) {
       const size_t at = i + static_cast<size_t>(__builtin_ctz(left));
-      const uint32_t of = LevelOf(depths[at], offset), key = first + static_cast<uint32_t>(at);
-      if (words[at] == draw.upper[of] && !LowerHalfDraws(draw, of, stream, key)) continue;
-      ids[count] = key;
-      logs[count++] = draw.logs[of];
+      ids[count] = first + static_cast<uint32_t>(at);
+      logs[count++] = draw.logs[LevelOf(depths[at], offset)];
     }
   }
   return count;
@@ -148,7 +147,7 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 
 }  // namespace
 
-const SketchKernels kAvx2SketchKernels = {"avx2",       SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
-                                          SketchDepths, SketchHistogram, SketchCountTop, Words,        Draw};
+const SketchKernels kAvx2SketchKernels = {"avx2",              SketchRotate,    SketchEncode,   NibbleTables, Scan,
+                                          SketchDepths<&Scan>, SketchHistogram, SketchCountTop, Ranks,        Draw};
 
 }  // namespace magicpig::lsh

@@ -69,34 +69,23 @@ inline uint8x16x4_t TableOf(const uint8_t* bytes) {
   return {vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)};
 }
 
-size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
-            uint32_t first, uint32_t* ids, float* logs) {
+size_t Draw(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
+            float* logs) {
   constexpr size_t kPart = 16;
-  uint8_t halves[2][kSketchLevels];
-  for (int level = 0; level < kSketchLevels; ++level) {
-    halves[0][level] = static_cast<uint8_t>(draw.upper[level]);
-    halves[1][level] = static_cast<uint8_t>(draw.upper[level] >> 8);
-  }
-  const uint8x16x4_t low = TableOf(halves[0]), high = TableOf(halves[1]);
+  const uint8x16x4_t bound = TableOf(draw.ranks);
   const uint8x16_t above = vdupq_n_u8(static_cast<uint8_t>(offset < 0 ? -offset : 0));
   const uint8x16_t below = vdupq_n_u8(static_cast<uint8_t>(offset < 0 ? 0 : offset < 255 ? offset : 255));
   size_t count = 0;
   for (size_t i = 0; i < n; i += kPart) {
     const uint8x16_t level = vminq_u8(vqaddq_u8(vqsubq_u8(vld1q_u8(depths + i), above), below), vdupq_n_u8(kSketchLevels - 1));
-    const uint8x16_t l = vqtbl4q_u8(low, level), h = vqtbl4q_u8(high, level);
-    // Whether a random half is at most that of the level.
-    const uint16x8_t reached0 = vcleq_u16(vld1q_u16(words + i), vreinterpretq_u16_u8(vzip1q_u8(l, h)));
-    const uint16x8_t reached1 = vcleq_u16(vld1q_u16(words + i + 8), vreinterpretq_u16_u8(vzip2q_u8(l, h)));
+    const uint8x16_t drawn = vcltq_u8(vld1q_u8(ranks + i), vqtbl4q_u8(bound, level));
     // Four bits a key.
-    const uint8x16_t reached = vcombine_u8(vmovn_u16(reached0), vmovn_u16(reached1));
-    uint64_t left = vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(reached), 4)), 0) & 0x1111111111111111u;
+    uint64_t left = vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(drawn), 4)), 0) & 0x1111111111111111u;
     if (n - i < kPart) left &= (uint64_t{1} << 4 * (n - i)) - 1;
     for (; left != 0; left &= left - 1) {
       const size_t at = i + static_cast<size_t>(__builtin_ctzll(left)) / 4;
-      const uint32_t of = LevelOf(depths[at], offset), key = first + static_cast<uint32_t>(at);
-      if (words[at] == draw.upper[of] && !LowerHalfDraws(draw, of, stream, key)) continue;
-      ids[count] = key;
-      logs[count++] = draw.logs[of];
+      ids[count] = first + static_cast<uint32_t>(at);
+      logs[count++] = draw.logs[LevelOf(depths[at], offset)];
     }
   }
   return count;
@@ -104,7 +93,7 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 
 }  // namespace
 
-const SketchKernels kNeonSketchKernels = {"neon",       SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
-                                          SketchDepths, SketchHistogram, SketchCountTop, SketchWords,  Draw};
+const SketchKernels kNeonSketchKernels = {"neon",              SketchRotate,    SketchEncode,   NibbleTables, Scan,
+                                          SketchDepths<&Scan>, SketchHistogram, SketchCountTop, SketchRanks,  Draw};
 
 }  // namespace magicpig::lsh

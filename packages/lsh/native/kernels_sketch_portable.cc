@@ -25,14 +25,13 @@ void Scan(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const
   }
 }
 
-size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
-            uint32_t first, uint32_t* ids, float* logs) {
+size_t Draw(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
+            float* logs) {
   size_t count = 0;
   for (size_t i = 0; i < n; ++i) {
-    const uint32_t level = LevelOf(depths[i], offset), key = first + static_cast<uint32_t>(i);
-    if (words[i] > draw.upper[level]) continue;
-    if (words[i] == draw.upper[level] && !LowerHalfDraws(draw, level, stream, key)) continue;
-    ids[count] = key;
+    const uint32_t level = LevelOf(depths[i], offset);
+    if (ranks[i] >= draw.ranks[level]) continue;
+    ids[count] = first + static_cast<uint32_t>(i);
     logs[count++] = draw.logs[level];
   }
   return count;
@@ -40,7 +39,7 @@ size_t Draw(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t
 
 }  // namespace
 
-const SketchKernels kPortableSketchKernels = {"portable",   SketchRotate,    SketchEncode, NibbleTables, Scan, SketchFactors,
-                                              SketchDepths, SketchHistogram, SketchCountTop, SketchWords,  Draw};
+const SketchKernels kPortableSketchKernels = {"portable",          SketchRotate,    SketchEncode,   NibbleTables, Scan,
+                                              SketchDepths<&Scan>, SketchHistogram, SketchCountTop, SketchRanks,  Draw};
 
 }  // namespace magicpig::lsh

@@ -153,6 +153,7 @@ KeySketch::Status KeySketch::Add(uint32_t at, const float* keys, size_t n) {
     const auto* last = first < size ? &head.chunks[first_chunk] : nullptr;
     const bool writable = last != nullptr && last->use_count() == 1 && (*last)->room >= room;
     chunks.push_back(writable ? *last : NewChunk(room, last ? last->get() : nullptr, last ? used : 0));
+    chunks.back()->largest_factor.store(Chunk::kUnknown, std::memory_order_relaxed);
   }
   head.chunks.reserve(first_chunk + chunks.size());
 

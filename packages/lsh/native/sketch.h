@@ -98,6 +98,9 @@ class KeySketch {
     Buffer<uint8_t> memory;   // codes, then factors
     size_t room = 0;          // keys that memory has room for
     std::shared_ptr<const Container> file;
+    // Of kSketchChunk factors, signs aside, once somebody needed it.
+    static constexpr int16_t kUnknown = -1;
+    std::atomic<int16_t> largest_factor{kUnknown};
   };
   struct Head {
     size_t size = 0;
@@ -125,7 +128,8 @@ class KeySketch {
   Status Rotate(const float* vectors, size_t count, size_t lane, const float* centre, Rotated& space) const;
   Status Prepare(const Head& head, const float* queries, size_t count, Scratch& scratch) const;
   void Depths(const Head& head, size_t n, size_t count, Scratch& scratch) const;
-  size_t Count(size_t n, const uint8_t* depths, const int32_t* tops, int32_t largest, uint32_t* counts) const;
+  size_t Count(size_t n, const uint8_t* depths, const int32_t* bounds, int32_t largest, uint32_t* counts) const;
+  static int32_t LargestExponent(const Head& head, size_t n);
   static double MeanSquareFactor(const Head& head, size_t n);
 
   Options options_;

@@ -18,14 +18,16 @@ constexpr size_t kNoiseBlocks = 16;
 // Queries are scaled to spans of this sum of magnitudes, or less where rounding would still pass kSpanLimit.
 constexpr int32_t kFirstSpan = 248, kSpanStep = 8;
 constexpr int32_t kLargestRounded = 127;
-// Keys of each block that the histogram takes: all while there are fewer than twice as many, then a half, a quarter, and an eighth.
+// Keys that the histogram takes: all while there are fewer than twice as many, then a half of each block, a quarter, and so on.
 constexpr size_t kHistogramKeys = 2048;
-constexpr size_t kLeastHistogramLanes = 8;
+constexpr size_t kLeastHistogramLanes = 2;
 // Bins of which all keys are counted, at most, and what share of the keys they may hold.
 constexpr int kExactBins = 16;
 constexpr uint64_t kExactShare = 256;
 // What `**` makes of a score stays below this: sums of it do not overflow.
 constexpr double kLargestGain = 1 << 14;
+// How far above the largest score so far depths are measured from: as far as leaves them exact down to the last level of a draw.
+constexpr int32_t kHeadroom = 255 - (kSketchBins - 1) - (kSketchLevels - 1) - 1;
 
 size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -73,13 +75,6 @@ float RoundQuery(const int16_t* y, size_t size, uint32_t bits, int16_t* q) {
   }
 }
 
-// E: the largest biased exponent of bfloat16 numbers [n], signs aside.
-int32_t LargestExponent(const uint16_t* bf16, size_t n) {
-  int16_t largest = 0;  // signed, for which every instruction set has a maximum
-  for (size_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<int16_t>(bf16[i] & 0x7fff));
-  return largest >> 7;
-}
-
 SketchScale ScaleOf(uint32_t shift, float sigma, int32_t exponent) {
   const uint32_t half = shift >> 1, most = shift - half;
   int lift = 14;
@@ -102,12 +97,11 @@ struct KeySketch::Scratch {
   Rotated space;
   Buffer<uint8_t> tables;                // [kSketchQueries][size / kSketchUnit][kSketchTableBytes]
   Query queries[kSketchQueries];
-  Buffer<uint16_t> sums;                 // [kSketchQueries][kSketchChunk]
-  Buffer<int16_t> factors;               // [kSketchChunk]
-  Buffer<uint16_t> words;                // [kSketchChunk]
+  Buffer<uint16_t> sums;                 // [kSketchChunk]
+  Buffer<uint8_t> ranks;                 // [keys]
   Buffer<uint8_t> depths;                // [kSketchQueries][keys]
-  Buffer<int32_t> tops;                  // [kSketchQueries][chunks]: the largest score of each
-  int32_t largest[kSketchQueries];
+  Buffer<int32_t> bounds;                // [kSketchQueries][chunks]: what depths of each are below
+  int32_t largest[kSketchQueries];       // scores
   struct Drawn {
     Buffer<uint32_t> ids;
     Buffer<float> log_probability;
@@ -115,7 +109,7 @@ struct KeySketch::Scratch {
   std::vector<Drawn> drawn;              // [queries]
   std::vector<Sample> samples;           // [queries]
 
-  Scratch() : sums(kSketchQueries * kSketchChunk), factors(kSketchChunk), words(kSketchChunk) {}
+  Scratch() : sums(kSketchChunk) {}
 };
 
 KeySketch::Scratch& KeySketch::ThreadScratch() {
@@ -184,40 +178,65 @@ KeySketch::Status KeySketch::Scores(uint32_t at, const float* query, float* scor
   return Status::kOk;
 }
 
-// Of the first n keys for `count` queries: scratch.depths, .tops and .largest.
+// E of the first n keys.
+int32_t KeySketch::LargestExponent(const Head& head, size_t n) {
+  int16_t largest = 0;  // of bits but the sign's; signed, for which every instruction set has a maximum
+  for (size_t first = 0; first < n; first += kSketchChunk) {
+    Chunk& chunk = *head.chunks[first / kSketchChunk];
+    const size_t keys = std::min(kSketchChunk, n - first);
+    int16_t own = keys == kSketchChunk ? chunk.largest_factor.load(std::memory_order_relaxed) : Chunk::kUnknown;
+    if (own == Chunk::kUnknown) {
+      own = 0;
+      for (size_t i = 0; i < keys; ++i) own = std::max(own, static_cast<int16_t>(chunk.factors[i] & 0x7fff));
+      if (keys == kSketchChunk) chunk.largest_factor.store(own, std::memory_order_relaxed);
+    }
+    largest = std::max(largest, own);
+  }
+  return largest >> 7;
+}
+
+// Of the first n keys for `count` queries: scratch.depths, .bounds and .largest.
 void KeySketch::Depths(const Head& head, size_t n, size_t count, Scratch& scratch) const {
   const size_t stride = RoundUp(n, kSketchKeys), chunks = (n + kSketchChunk - 1) / kSketchChunk;
   scratch.depths.Reserve(kSketchQueries * stride, 0);
-  scratch.tops.Reserve(kSketchQueries * chunks, 0);
-  int32_t exponent = 0;
-  for (size_t c = 0; c < chunks; ++c) {
-    exponent = std::max(exponent, LargestExponent(head.chunks[c]->factors, std::min(kSketchChunk, n - c * kSketchChunk)));
-  }
+  scratch.bounds.Reserve(kSketchQueries * chunks, 0);
+  const int32_t exponent = LargestExponent(head, n);
   SketchScale scales[kSketchQueries];
   for (size_t i = 0; i < count; ++i) {
     const Query& query = scratch.queries[i];
     scales[i] = ScaleOf(query.shift, query.sigma * kTemper[options_.bits - 1], exponent);
   }
-  std::fill_n(scratch.largest, count, INT16_MIN);
-  for (size_t c = 0; c < chunks; ++c) {
-    const Chunk& chunk = *head.chunks[c];
-    const size_t first = c * kSketchChunk, keys = std::min(kSketchChunk, n - first), whole = RoundUp(keys, kSketchKeys);
-    sketch_.factors(chunk.factors, whole, exponent, scratch.factors.data());
-    sketch_.scan(chunk.codes, whole / kSketchKeys, options_.bits, size_, scratch.tables.data(), count, scratch.sums.data(), kSketchChunk);
+  const SketchQueries queries{scratch.tables.data(), scales, count, exponent};
+  const auto keys_of = [&](size_t c) { return SketchKeys{head.chunks[c]->codes, head.chunks[c]->factors}; };
+  int32_t bounds[kSketchQueries], tops[kSketchQueries];
+  // Depths of so many keys of chunk c. Raises bounds that scores are above, and says whether there were none.
+  const auto fits = [&](size_t c, size_t keys) {
+    sketch_.depths(keys_of(c), keys, keys_of(std::min(c + 1, chunks - 1)), options_.bits, size_, queries, bounds, tops,
+                   scratch.depths.data() + c * kSketchChunk, stride);
+    bool all = true;
     for (size_t i = 0; i < count; ++i) {
-      const int32_t top = sketch_.depths(scratch.sums.data() + i * kSketchChunk, scratch.factors.data(), keys, scales[i],
-                                         scratch.depths.data() + i * stride + first);
-      scratch.tops[i * chunks + c] = top;
-      scratch.largest[i] = std::max(scratch.largest[i], top);
+      scratch.largest[i] = std::max(scratch.largest[i], tops[i]);
+      if (tops[i] <= bounds[i]) continue;
+      bounds[i] = tops[i] + kHeadroom;
+      all = false;
     }
+    return all;
+  };
+  std::fill_n(scratch.largest, count, INT16_MIN);
+  std::fill_n(bounds, count, INT16_MIN);
+  fits(0, std::min(n, kSketchKeys));
+  for (size_t c = 0; c < chunks; ++c) {
+    while (!fits(c, std::min(kSketchChunk, n - c * kSketchChunk))) {
+    }
+    for (size_t i = 0; i < count; ++i) scratch.bounds[i * chunks + c] = bounds[i];
   }
 }
 
-// Keys of each bin; returns their sum. depths [n], tops [chunks].
-size_t KeySketch::Count(size_t n, const uint8_t* depths, const int32_t* tops, int32_t largest, uint32_t* counts) const {
+// Keys of each bin; returns their sum. depths [n], bounds [chunks].
+size_t KeySketch::Count(size_t n, const uint8_t* depths, const int32_t* bounds, int32_t largest, uint32_t* counts) const {
   const auto chunks = [&](auto&& visit) {
     for (size_t first = 0; first < n; first += kSketchChunk) {
-      visit(depths + first, std::min(kSketchChunk, n - first), largest - tops[first / kSketchChunk]);
+      visit(depths + first, std::min(kSketchChunk, n - first), largest - bounds[first / kSketchChunk]);
     }
   };
   const size_t lanes = HistogramLanes(n), counted = n / kSketchKeys * lanes + std::min(lanes, n % kSketchKeys);
@@ -231,9 +250,7 @@ size_t KeySketch::Count(size_t n, const uint8_t* depths, const int32_t* tops, in
     if (bin == exact && bin < kExactBins && kExactShare * above <= counted) ++exact;
     counts[bin] *= static_cast<uint32_t>(bin < exact ? 0 : kSketchKeys / lanes);
   }
-  chunks([&](const uint8_t* chunk, size_t keys, int32_t offset) {
-    if (offset < exact) sketch_.count_top(chunk, keys, static_cast<uint8_t>(exact - offset), counts + offset);
-  });
+  chunks([&](const uint8_t* chunk, size_t keys, int32_t offset) { sketch_.count_top(chunk, keys, offset, exact, counts); });
   for (int bin = 0; bin < kSketchBins; ++bin) sum += counts[bin];
   return sum;
 }
@@ -242,9 +259,10 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
                                   Sample* samples) const {
   const Head& head = heads_[at];
   const size_t n = std::min(limit, head.size), stride = RoundUp(n, kSketchKeys), chunks = (n + kSketchChunk - 1) / kSketchChunk;
-  const SketchStream stream{options_.seed, at, step};
   Scratch& scratch = ThreadScratch();
   if (scratch.drawn.size() < total) scratch.drawn.resize(total);
+  scratch.ranks.Reserve(stride, 0);
+  sketch_.ranks({options_.seed, at, step}, 0, stride, scratch.ranks.data());
   const double square_factor = n > 0 ? MeanSquareFactor(head, n) : 0;
   for (size_t first = 0; first < total; first += kSketchQueries) {
     const size_t count = std::min(kSketchQueries, total - first);
@@ -252,8 +270,6 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
     if (status != Status::kOk) return status;
     if (n > 0) Depths(head, n, count, scratch);
 
-    SketchDraw draws[kSketchQueries];
-    int32_t tops[kSketchQueries];  // scores of level 0
     for (size_t i = 0; i < count; ++i) {
       Sample& sample = samples[first + i];
       Scratch::Drawn& drawn = scratch.drawn[first + i];
@@ -261,24 +277,20 @@ KeySketch::Status KeySketch::Draw(uint32_t at, const float* queries, size_t tota
       drawn.log_probability.Reserve(n + kDrawSlack, 0);
       sample = {drawn.ids.data(), drawn.log_probability.data(), 0, 0};
       if (n == 0) continue;
+      const uint8_t* depths = scratch.depths.data() + i * stride;
+      const int32_t* bounds = scratch.bounds.data() + i * chunks;
       uint32_t counts[kSketchBins];
-      const size_t counted = Count(n, scratch.depths.data() + i * stride, scratch.tops.data() + i * chunks, scratch.largest[i], counts);
+      const size_t counted = Count(n, depths, bounds, scratch.largest[i], counts);
       const double length = options_.scale * scratch.queries[i].norm;
       const double inflation = NoiseInflation(kTemper[options_.bits - 1] * kNoise[options_.bits - 1] * length * length * square_factor);
       const SketchPlan plan = PlanDraw(counts, counted, n, budget, options_.floor_share, inflation);
-      PlanLevels(plan, draws[i]);
-      tops[i] = scratch.largest[i] - plan.base;
+      SketchDraw draw;
+      PlanLevels(plan, draw);
       sample.error = plan.error;
-    }
-
-    for (size_t c = 0; c < chunks; ++c) {
-      const size_t key = c * kSketchChunk, keys = std::min(kSketchChunk, n - key);
-      sketch_.words(stream, static_cast<uint32_t>(key), RoundUp(keys, kSketchKeys), scratch.words.data());
-      for (size_t i = 0; i < count; ++i) {
-        Sample& sample = samples[first + i];
-        Scratch::Drawn& drawn = scratch.drawn[first + i];
-        sample.count += sketch_.draw(scratch.depths.data() + i * stride + key, tops[i] - scratch.tops[i * chunks + c], scratch.words.data(), keys,
-                                     draws[i], stream, static_cast<uint32_t>(key), drawn.ids.data() + sample.count,
+      for (size_t c = 0; c < chunks; ++c) {
+        const size_t key = c * kSketchChunk;
+        sample.count += sketch_.draw(depths + key, scratch.largest[i] - plan.base - bounds[c], scratch.ranks.data() + key,
+                                     std::min(kSketchChunk, n - key), draw, static_cast<uint32_t>(key), drawn.ids.data() + sample.count,
                                      drawn.log_probability.data() + sample.count);
       }
     }

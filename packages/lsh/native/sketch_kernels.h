@@ -18,17 +18,19 @@
 //   S = R ** G, G = min(2^14, floor(sigma' 2^(E - 108 - lift) + 1/2))
 // so that S is the score in quarters of a nat, up to a constant.
 //
-// Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16 or 8 of every 64 are counted (while n is
-// below 4,096, 8,192 and 16,384, and beyond), each for as many as it stands for; but those of the first e bins all are, e <= 16 being the
-// most bins that hold at most a 256th of the counted keys: few keys of large weights make much of the sum.
+// Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16, 8, 4 or 2 of every 64 are counted (while
+// n is below 4,096, 8,192, 16,384, 32,768 and 65,536, and beyond), each for as many as it stands for; but those of the first e bins all are,
+// e <= 16 being the most bins that hold at most a 256th of the counted keys: few keys of large weights make much of the sum.
 //
 // Draws. The counts and the budget give tau and floor (sketch_plan.h), and the first bin with tau (w + floor) <= 1, w = e^(-(M - S) / 4);
-// base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the
-// probability pi = min(1, tau (w + floor)), w being that of the bin base + level, rounded up to T / 2^32. It is drawn when its random word is
-// less than T: the upper 16 bits are half i % 8 of Philox({i / 8, head, step, 3}, seed), the lower ones, which matter to a key in 65,536,
-// those of Philox({i / 8, head, step, 4}, seed), the lower half of a word coming first. T / 2^32 is the pi that weights are corrected by.
-// Query heads of one KV head share the random words: each draw alone is what it would be otherwise, and together they read fewer
-// different keys.
+// base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the probability min(1, tau (w + floor)), w
+// being that of the bin base + level, rounded to one of kSketchRanks:
+//   pi = threshold(r) / 2^16, r = 1 .. 193, threshold(r) = min(2^16, ((16 + r % 16) << r / 16) - 16)
+// which is the pi that weights are corrected by, and is 1 (r = 193) for those that are at least 1 and no others. A key is drawn when its
+// random word u of 16 bits is less than the threshold. Thresholds and words are compared by ranks, the five leading bits of u + 16 and
+// their place, as numbers in a byte: rank(u) < r if and only if u < threshold(r). u is half i % 8 of Philox({i / 8, head, step, 3}, seed),
+// the lower half of a word coming first. Query heads of one KV head share the random words: each draw alone is what it would be
+// otherwise, and together they read fewer different keys.
 //
 // All floats are rounded after each operation.
 #ifndef MAGICPIG_LSH_SKETCH_KERNELS_H_
@@ -55,9 +57,11 @@ inline constexpr int kSketchSteps = 4;
 // Quarters below the largest score that are told apart, and those of a draw.
 inline constexpr int kSketchBins = 128, kSketchLevels = 64;
 inline constexpr size_t kSketchCounters = 4;
+// What ranks of random words are below: each of them draws.
+inline constexpr uint8_t kSketchRanks = 193;
 // Keys whose depths are below one score.
 inline constexpr size_t kSketchChunk = 1024;
-// Draw may write this many beyond the last one.
+// `draw` may write this many beyond the last one.
 inline constexpr size_t kDrawSlack = 16;
 inline constexpr int32_t kSpanLimit = 255;
 
@@ -72,12 +76,31 @@ struct SketchScale {
   int16_t gain;   // G
 };
 
-// By level: T >> 16 but at most 2^16 - 1, the rest of T, and log pi.
+// Keys of one chunk: whole blocks of codes, 64-byte aligned, and their factors as bfloat16.
+struct SketchKeys {
+  const uint8_t* codes;
+  const uint16_t* factors;
+};
+
+// At most kSketchQueries queries: their tables [count][size / kSketchUnit][kSketchTableBytes], and what makes quarters of their sums.
+struct SketchQueries {
+  const uint8_t* tables;
+  const SketchScale* scales;  // [count]
+  size_t count;
+  int32_t exponent;           // E
+};
+
+// By level: the rank of pi, and log pi.
 struct SketchDraw {
-  alignas(64) uint16_t upper[kSketchLevels];
-  uint32_t rest[kSketchLevels];
+  alignas(64) uint8_t ranks[kSketchLevels];
   float logs[kSketchLevels];
 };
+
+// threshold(r), r at most kSketchRanks.
+constexpr uint32_t RankThreshold(uint32_t rank) {
+  const uint32_t threshold = ((16 + rank % 16) << rank / 16) - 16;
+  return threshold < 1u << 16 ? threshold : 1u << 16;
+}
 
 // Whose random words.
 struct SketchStream {
@@ -103,28 +126,26 @@ struct SketchKernels {
   void (*scan)(const uint8_t* codes, size_t blocks, uint32_t bits, size_t size, const uint8_t* tables, size_t count, uint16_t* sums,
                size_t stride);
 
-  // out [n] = F of bfloat16 factors [n], E being `exponent`.
-  void (*factors)(const uint16_t* bf16, size_t n, int32_t exponent, int16_t* out);
-
-  // From sums [n] and factors F [n]: depths [n] = min(255, largest - S), largest being the largest S, which is returned. Changes sums. n is at
-  // most kSketchChunk and at least 1; all arrays have room for n rounded up to kSketchKeys.
-  int32_t (*depths)(uint16_t* sums, const int16_t* factors, size_t n, const SketchScale& scale, uint8_t* depths);
+  // S of keys [n] for each query: depths [count][stride] = clamp(bounds - S, 0, 255), and tops [count] = the largest S. n is at most
+  // kSketchChunk and at least 1; depths have room for n rounded up to kSketchKeys. What is read of `next` soon is fetched ahead.
+  void (*depths)(const SketchKeys& keys, size_t n, const SketchKeys& next, uint32_t bits, size_t size, const SketchQueries& queries,
+                 const int32_t* bounds, int32_t* tops, uint8_t* depths, size_t stride);
 
   // counts [kSketchCounters][kSketchBins] += how many of depths [n], of the first `lanes` of every kSketchKeys, lie in each bin: depth +
-  // offset, at least 0 and below 2^15, or the last. The sets of counters add up: neighbours often share a bin, and an increment need not
-  // wait for the one before.
+  // offset, at least 0, or the last. The sets of counters add up: neighbours often share a bin, and an increment need not wait for the one
+  // before.
   void (*histogram)(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]);
 
-  // counts [below] += how many of depths [n] are each of 0 .. below - 1.
-  void (*count_top)(const uint8_t* depths, size_t n, uint8_t below, uint32_t* counts);
+  // counts [below] += how many of depths [n] are in each of the bins 0 .. below - 1, depth + offset being at least 0.
+  void (*count_top)(const uint8_t* depths, size_t n, int32_t offset, int32_t below, uint32_t* counts);
 
-  // words [n]: upper halves of the random words of keys first .. first + n - 1. first and n are multiples of kSketchKeys.
-  void (*words)(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words);
+  // ranks [n] of the random words of keys first .. first + n - 1. first and n are multiples of kSketchKeys.
+  void (*ranks)(const SketchStream& stream, uint32_t first, size_t n, uint8_t* ranks);
 
-  // Keys first .. first + n - 1 that are drawn, ascending, and their log pi; returns how many. Levels are depth + offset, clamped. depths and
-  // words [n rounded up to kSketchKeys]; first is a multiple of kSketchKeys.
-  size_t (*draw)(const uint8_t* depths, int32_t offset, const uint16_t* words, size_t n, const SketchDraw& draw, const SketchStream& stream,
-                 uint32_t first, uint32_t* ids, float* logs);
+  // Keys first .. first + n - 1 that are drawn, ascending, and their log pi; returns how many. Levels are depth + offset, clamped. n is at
+  // most kSketchChunk; depths and ranks [n rounded up to kSketchKeys].
+  size_t (*draw)(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
+                 float* logs);
 };
 
 // That of the same name as BestKernels().

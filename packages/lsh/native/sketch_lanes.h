@@ -110,23 +110,33 @@ inline void SketchFactors(const uint16_t* bf16, size_t n, int32_t exponent, int1
 // The `**` of sketch_kernels.h, in a form that compilers know.
 inline int16_t MultiplyHigh(int16_t a, int16_t b) { return static_cast<int16_t>(((a * b >> 14) + 1) >> 1); }
 
-inline int32_t SketchDepths(uint16_t* sums, const int16_t* factors, size_t n, const SketchScale& scale, uint8_t* depths) {
-  auto* scores = reinterpret_cast<int16_t*>(sums);
-  const auto one = [=](size_t i) {
-    const auto dot = static_cast<int16_t>(static_cast<uint16_t>(sums[i] - scale.half) << scale.lift);
-    scores[i] = MultiplyHigh(MultiplyHigh(dot, factors[i]), scale.gain);
-  };
+// SketchKernels::depths by way of its `scan`.
+template <auto kScan>
+void SketchDepths(const SketchKeys& keys, size_t n, const SketchKeys&, uint32_t bits, size_t size, const SketchQueries& queries,
+                  const int32_t* bounds, int32_t* tops, uint8_t* depths, size_t stride) {
   // Whole blocks, so that vectors need no rest. What stands behind the last key counts for nothing.
-  const size_t whole = (n + kSketchKeys - 1) / kSketchKeys * kSketchKeys;
-  for (size_t i = 0; i < whole; ++i) one(i);
-  for (size_t i = n; i < whole; ++i) scores[i] = INT16_MIN;
-  int16_t largest = INT16_MIN;
-  for (size_t i = 0; i < whole; ++i) largest = scores[i] > largest ? scores[i] : largest;
-  for (size_t i = 0; i < whole; ++i) {
-    const auto depth = static_cast<uint16_t>(largest - scores[i]);
-    depths[i] = static_cast<uint8_t>(depth < 255 ? depth : 255);
+  const size_t blocks = (n + kSketchKeys - 1) / kSketchKeys, whole = blocks * kSketchKeys;
+  alignas(64) uint16_t sums[kSketchQueries][kSketchChunk];
+  alignas(64) int16_t factors[kSketchChunk];
+  kScan(keys.codes, blocks, bits, size, queries.tables, queries.count, sums[0], kSketchChunk);
+  SketchFactors(keys.factors, whole, queries.exponent, factors);
+  for (size_t h = 0; h < queries.count; ++h, depths += stride) {
+    const SketchScale scale = queries.scales[h];
+    auto* scores = reinterpret_cast<int16_t*>(sums[h]);
+    for (size_t i = 0; i < whole; ++i) {
+      const auto dot = static_cast<int16_t>(static_cast<uint16_t>(sums[h][i] - scale.half) << scale.lift);
+      scores[i] = MultiplyHigh(MultiplyHigh(dot, factors[i]), scale.gain);
+    }
+    const auto bound = static_cast<int16_t>(bounds[h]);
+    for (size_t i = 0; i < whole; ++i) {
+      const int32_t depth = bound - scores[i];
+      depths[i] = static_cast<uint8_t>(depth < 0 ? 0 : depth < 255 ? depth : 255);
+    }
+    for (size_t i = n; i < whole; ++i) scores[i] = INT16_MIN;
+    int16_t top = INT16_MIN;
+    for (size_t i = 0; i < whole; ++i) top = scores[i] > top ? scores[i] : top;
+    tops[h] = top;
   }
-  return largest;
 }
 
 inline void SketchHistogram(const uint8_t* depths, size_t n, size_t lanes, int32_t offset, uint32_t (*counts)[kSketchBins]) {
@@ -139,16 +149,19 @@ inline void SketchHistogram(const uint8_t* depths, size_t n, size_t lanes, int32
 #pragma GCC unroll 4
       for (size_t j = 0; j < kSketchCounters; ++j) ++counts[j][bin(block[i + j])];
     }
-    for (; i < count; ++i) ++counts[0][bin(block[i])];
+    for (size_t j = 0; i + j < count; ++j) ++counts[j][bin(block[i + j])];
   }
 }
 
-inline void SketchCountTop(const uint8_t* depths, size_t n, uint8_t below, uint32_t* counts) {
+inline void SketchCountTop(const uint8_t* depths, size_t n, int32_t offset, int32_t below, uint32_t* counts) {
+  const int32_t end = below - offset;
+  if (end <= 0) return;
+  const auto limit = static_cast<uint8_t>(end);
   for (size_t first = 0; first < n; first += kSketchKeys) {
     const uint8_t* block = depths + first;
     uint8_t found[kSketchKeys], any = 0;
     for (size_t i = 0; i < kSketchKeys; ++i) {
-      found[i] = block[i] < below;
+      found[i] = block[i] < limit;
       any |= found[i];
     }
     if (any == 0) continue;
@@ -158,39 +171,32 @@ inline void SketchCountTop(const uint8_t* depths, size_t n, uint8_t below, uint3
       std::memcpy(&eight, found + part, sizeof(eight));
       if (eight == 0) continue;
       for (size_t i = part; i < part + sizeof(eight) && i < count; ++i) {
-        if (found[i]) ++counts[block[i]];
+        if (found[i]) ++counts[block[i] + offset];
       }
     }
   }
 }
 
-// Last words of the counters.
-constexpr uint32_t kUpperDomain = 3, kLowerDomain = 4;
+// Last word of the counters.
+constexpr uint32_t kDrawDomain = 3;
+// Ranks are the bits from here on of u + 16 as a float32, less those of 16.
+constexpr int kRankShift = 19, kLeastRankBits = (127 + 4) << 4;
 
-inline uint16_t HalfOf(const PhiloxBlock& block, uint32_t key) {
-  return static_cast<uint16_t>(block[key % 8 / 2] >> key % 2 * 16);
-}
-
-inline PhiloxBlock RandomBlock(const SketchStream& stream, uint32_t key, uint32_t domain) {
-  return Philox({key / 8, stream.head, stream.step, domain}, static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
-}
-
-inline void SketchWords(const SketchStream& stream, uint32_t first, size_t n, uint16_t* words) {
+inline void SketchRanks(const SketchStream& stream, uint32_t first, size_t n, uint8_t* ranks) {
   for (size_t i = 0; i < n; i += 8) {
-    const auto key = static_cast<uint32_t>(first + i);
-    const PhiloxBlock block = RandomBlock(stream, key, kUpperDomain);
-    for (uint32_t j = 0; j < 8; ++j) words[i + j] = HalfOf(block, key + j);
+    const PhiloxBlock block = Philox({(first + static_cast<uint32_t>(i)) / 8, stream.head, stream.step, kDrawDomain},
+                                     static_cast<uint32_t>(stream.seed), static_cast<uint32_t>(stream.seed >> 32));
+    for (size_t j = 0; j < 8; ++j) {
+      const uint32_t raised = (block[j / 2] >> j % 2 * 16 & 0xffff) + 16;
+      const auto places = static_cast<uint32_t>(std::bit_width(raised)) - 5;
+      ranks[i + j] = static_cast<uint8_t>(places * 16 + (raised >> places) - 16);
+    }
   }
 }
 
 inline uint32_t LevelOf(uint8_t depth, int32_t offset) {
   const int32_t level = depth + offset;
   return static_cast<uint32_t>(level < 0 ? 0 : level < kSketchLevels ? level : kSketchLevels - 1);
-}
-
-// Whether a key is drawn whose upper half is that of T.
-inline bool LowerHalfDraws(const SketchDraw& draw, uint32_t level, const SketchStream& stream, uint32_t key) {
-  return HalfOf(RandomBlock(stream, key, kLowerDomain), key) < draw.rest[level];
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ constexpr auto kWeights = [] {
   return weight;
 }();
 
-// log(x / 2^32): the logarithm of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
+// log(x / 2^16): the logarithm of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
 float LogOf(float x) {
   constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
   const auto bits = std::bit_cast<int32_t>(x);
@@ -36,7 +36,7 @@ float LogOf(float x) {
   p = p * z + 3.3333331174e-1f;
   const float square = z * z;
   const float log = z + (p * z * square - 0.5f * square);
-  return log + static_cast<float>(exponent - 32) * 0.69314718f;
+  return log + static_cast<float>(exponent - 16) * 0.69314718f;
 }
 
 }  // namespace
@@ -96,14 +96,19 @@ SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const S
   return {tau, floor, std::max(first - 1, 0), std::sqrt(variance) / total * inflation};
 }
 
+uint8_t RankOf(double pi) {
+  if (pi >= 1) return kSketchRanks;
+  const double raised = pi * 0x1p16 + 16;
+  const int places = static_cast<int>(std::bit_cast<uint64_t>(raised) >> 52) - (1023 + 4);
+  const int rank = places * 16 + static_cast<int>(raised / (1 << places) + 0.5) - 16;
+  return static_cast<uint8_t>(std::clamp(rank, 1, kSketchRanks - 1));
+}
+
 void PlanLevels(const SketchPlan& plan, SketchDraw& draw) {
-  constexpr double kOne = 0x1p32;
   for (int level = 0; level < kSketchLevels; ++level) {
-    const double pi = plan.tau * (kWeights[std::min(plan.base + level, kSketchBins - 1)] + plan.floor);
-    const double threshold = pi >= 1 ? kOne : std::max(std::ceil(pi * kOne), 1.0);
-    draw.upper[level] = static_cast<uint16_t>(std::min(threshold / 0x1p16, 65535.0));
-    draw.rest[level] = static_cast<uint32_t>(threshold - draw.upper[level] * 0x1p16);
-    draw.logs[level] = LogOf(static_cast<float>(threshold));
+    const double weight = kWeights[std::min(plan.base + level, kSketchBins - 1)];
+    draw.ranks[level] = RankOf(plan.tau * (weight + plan.floor));
+    draw.logs[level] = LogOf(static_cast<float>(RankThreshold(draw.ranks[level])));
   }
 }
 

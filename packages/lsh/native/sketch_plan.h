@@ -29,6 +29,9 @@ struct SketchPlan {
 // rounded after each operation, sums run from the last bin to the first.
 SketchPlan PlanDraw(const uint32_t* counts, size_t counted, size_t keys, const SketchBudget& budget, double floor_share, double inflation);
 
+// The rank whose threshold is nearest to pi 2^16, by the five leading bits of that and 16; kSketchRanks for pi of at least 1.
+uint8_t RankOf(double pi);
+
 // What each level is drawn by. Logarithms are within 1e-6.
 void PlanLevels(const SketchPlan& plan, SketchDraw& draw);
 

@@ -75,14 +75,22 @@ export function planDraw(
   return { tau: plan.tau, floor, base: Math.max(plan.first - 1, 0), error };
 }
 
-/** What keys of each level are drawn by: the 2^32-fold of pi, rounded up, and log pi. */
+/** What keys of each level are drawn by: the 2^16-fold of pi, rounded to a rank's threshold, and log pi. */
 export function planLevels({ tau, floor, base }: SketchPlan): { thresholds: Float64Array; logs: Float32Array } {
   const thresholds = new Float64Array(LEVELS);
   for (let level = 0; level < LEVELS; level++) {
-    const pi = tau * (WEIGHTS[Math.min(base + level, BINS - 1)]! + floor);
-    thresholds[level] = pi >= 1 ? 2 ** 32 : Math.max(Math.ceil(pi * 2 ** 32), 1);
+    thresholds[level] = nearestThreshold(tau * (WEIGHTS[Math.min(base + level, BINS - 1)]! + floor));
   }
   return { thresholds, logs: Float32Array.from(thresholds, logOf) };
+}
+
+/** Five leading bits of pi 2^16 + 16, less 16, and at least 1; only a pi of at least 1 gives 2^16. */
+function nearestThreshold(pi: number): number {
+  if (pi >= 1) return 2 ** 16;
+  let raised = pi * 2 ** 16 + 16;
+  let unit = 1;
+  for (; raised >= 32; unit *= 2) raised /= 2;
+  return Math.min(Math.max(Math.floor(raised + 0.5) * unit - 16, 1), 2 ** 16 - 16);
 }
 
 /** Coefficients of Cephes' logf (Moshier), the highest first. */
@@ -95,7 +103,7 @@ const LN_2 = Math.fround(Math.LN2);
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 
-/** log(x / 2^32). */
+/** log(x / 2^16). */
 function logOf(x: number): number {
   const { fround } = Math;
   float[0] = x;
@@ -106,7 +114,7 @@ function logOf(x: number): number {
   const p = LOG_COEFFICIENTS.reduce((sum, coefficient) => fround(fround(sum * z) + coefficient));
   const square = fround(z * z);
   const log = fround(z + fround(fround(fround(p * z) * square) - fround(0.5 * square)));
-  return fround(log + fround((exponent - 32) * LN_2));
+  return fround(log + fround((exponent - 16) * LN_2));
 }
 
 /** e^(variance / 2), as (1 + x / 2^10)^(2^10): the same on every machine. */

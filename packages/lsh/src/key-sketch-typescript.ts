@@ -18,10 +18,9 @@ import { philox } from './typescript-engine-projection.js';
 const NOISE = [0.364, 0.42, 0.4, 0.39];
 const TEMPER = [0.55, 0.85, 0.95, 1].map(Math.fround);
 const NOISE_BLOCKS = 16;
-const UPPER_DOMAIN = 3;
-const LOWER_DOMAIN = 4;
+const DRAW_DOMAIN = 3;
 const HISTOGRAM_KEYS = 2048;
-const LEAST_HISTOGRAM_LANES = 8;
+const LEAST_HISTOGRAM_LANES = 2;
 const EXACT_BINS = 16;
 const EXACT_SHARE = 256;
 
@@ -100,7 +99,7 @@ class TypeScriptSketch implements EngineSketch {
     const logProbabilities: number[] = [];
     scores.forEach((score, key) => {
       const level = Math.min(Math.max(largest - plan.base - score, 0), thresholds.length - 1);
-      if (!random.below(thresholds[level]!, key)) return;
+      if (random.of(key) >= thresholds[level]!) return;
       ids.push(key);
       logProbabilities.push(logs[level]!);
     });
@@ -141,36 +140,25 @@ class TypeScriptSketch implements EngineSketch {
   }
 }
 
-/** The random words of the keys of one draw, 32 bits each. */
+/** The random words of the keys of one draw, 16 bits each. */
 class RandomWords {
   readonly #seed: [number, number];
   readonly #counter: [number, number];
-  readonly #upper = new Uint32Array(4);
-  readonly #lower = new Uint32Array(4);
+  readonly #words = new Uint32Array(4);
 
   constructor(seed: number, head: number, step: number) {
     this.#seed = keysOf(seed);
     this.#counter = [head, step];
   }
 
-  /** Whether a key's word is below the threshold. Keys are asked for in order. */
-  below(threshold: number, key: number): boolean {
-    if (key % 8 === 0) this.#draw(this.#upper, key, UPPER_DOMAIN);
-    const upper = halfOf(this.#upper, key);
-    const bound = Math.min(Math.floor(threshold / 2 ** 16), 0xffff);
-    if (upper !== bound) return upper < bound;
-    this.#draw(this.#lower, key, LOWER_DOMAIN);
-    return halfOf(this.#lower, key) < threshold - bound * 2 ** 16;
+  /** Keys are asked for in order. */
+  of(key: number): number {
+    if (key % 8 === 0) {
+      this.#words.set([key / 8, ...this.#counter, DRAW_DOMAIN]);
+      philox(this.#words, ...this.#seed);
+    }
+    return (this.#words[(key % 8) >> 1]! >>> (16 * (key % 2))) & 0xffff;
   }
-
-  #draw(words: Uint32Array, key: number, domain: number): void {
-    words.set([Math.floor(key / 8), ...this.#counter, domain]);
-    philox(words, ...this.#seed);
-  }
-}
-
-function halfOf(words: Uint32Array, key: number): number {
-  return (words[(key % 8) >> 1]! >>> (16 * (key % 2))) & 0xffff;
 }
 
 /** Counts of native/sketch_kernels.h, and their sum. */

@@ -13,10 +13,10 @@
 // integers F relative to the largest exponent E among them; S = the tempered score in quarters of a nat, by two rounding products of 16
 // bits: mulhrs(mulhrs(D << lift, F), G), mulhrs(a, b) = (a b + 2^14) >> 15.
 //
-// Draws. From a histogram of the depths M - S below the largest score follows tau, and with it a threshold T on 32 random bits for each
-// of 64 levels, level l standing for depth base + l: pi = min(1, tau (e^(-depth / 4) + floor)). The upper 16 bits are half i % 8 of
-// Philox({i / 8, head, step, 3}, seed), the lower ones that of Philox({i / 8, head, step, 4}, seed): query heads of one KV head share
-// them, so that they read fewer different keys, and nothing depends on the order of threads.
+// Draws. From a histogram of the depths M - S below the largest score follows tau, and with it a threshold on 16 random bits for each of 64
+// levels, level l standing for depth base + l: pi = min(1, tau (e^(-depth / 4) + floor)), rounded to five leading bits. The random bits are
+// half i % 8 of Philox({i / 8, head, step, 3}, seed): query heads of one KV head share them, so that they read fewer different keys, and
+// nothing depends on the order of threads.
 #ifndef MAGICPIG_KERNELS_SKETCH_H_
 #define MAGICPIG_KERNELS_SKETCH_H_
 

@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kThreads)
   if (first < keys) {
     const EightScores eight(scores, head * max_pages * kSketchPage + first);
     const int largest = largest_score(queries[head]);
-    const bool counted = first % kHistogramRun < histogram_lanes(keys);
+    const int counted = histogram_lanes(keys) - first % kHistogramRun;  // of these eight
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int depth = largest - eight[i];
-      if (first + i < keys && counted) atomicAdd(counts + (depth < kSketchBins - 1 ? depth : kSketchBins - 1), 1u);
+      if (first + i < keys && i < counted) atomicAdd(counts + (depth < kSketchBins - 1 ? depth : kSketchBins - 1), 1u);
       if (first + i < keys && depth < kExactBins) atomicAdd(counts + kSketchBins + depth, 1u);
     }
   }
@@ -156,10 +156,8 @@ __global__ void __launch_bounds__(kSketchBins)
   SketchLevels& table = levels[head];
   if (bin < kSketchLevels) {
     const int at = base + bin < kSketchBins - 1 ? base + bin : kSketchBins - 1;
-    const uint64_t threshold = sketch_threshold(tau * (weights.at[at] + floor));
-    const uint64_t upper = threshold >> 16 < 65535 ? threshold >> 16 : 65535;
-    table.upper[bin] = static_cast<uint16_t>(upper);
-    table.rest[bin] = static_cast<uint32_t>(threshold - (upper << 16));
+    const uint32_t threshold = sketch_threshold(tau * (weights.at[at] + floor));
+    table.threshold[bin] = threshold;
     table.log[bin] = sketch_log(threshold);
   }
   if (bin == 0) {
@@ -199,12 +197,7 @@ __global__ void __launch_bounds__(kThreads)
       const EightScores eight_scores(scores, head * max_pages * kSketchPage + first);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int level = level_of(top, eight_scores[i]);
-        const uint32_t upper = table.upper[level], random = random_half(words, i);
-        bool chosen = random < upper;
-        if (random == upper) {
-          chosen = random_half(philox({{eight, random_head, step, kDrawDomain + 1}}, key0, key1), i) < table.rest[level];
-        }
+        const bool chosen = random_half(words, i) < table.threshold[level_of(top, eight_scores[i])];
         drawn |= static_cast<uint32_t>(chosen && first + i < keys) << i;
       }
     }

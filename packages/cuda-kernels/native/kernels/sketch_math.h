@@ -91,10 +91,10 @@ __host__ __device__ inline int sketch_gain(float tempered_sigma, int exponent, i
 
 constexpr int kSketchBins = 128;    // quarters of a nat below the largest score
 constexpr int kSketchLevels = 64;
-constexpr int kDrawDomain = 3;      // last word of the counter of the upper halves of the random bits; of the lower ones, one more
-// Keys that are counted: all of up to twice as many, then a half, a quarter, and an eighth of each 64, each for as many as it stands for;
-// but in the first bins, while they hold few, all.
-constexpr int kHistogramKeys = 2048, kHistogramRun = 64, kLeastHistogramLanes = 8;
+constexpr int kDrawDomain = 3;      // last word of the counter of the random bits
+// Keys that are counted: all of up to twice as many, then a half of each 64, a quarter, and so on, each for as many as it stands for; but
+// in the first bins, while they hold few, all.
+constexpr int kHistogramKeys = 2048, kHistogramRun = 64, kLeastHistogramLanes = 2;
 constexpr int kExactBins = 16, kExactShare = 256;  // those that hold at most a 256th of the counted keys
 constexpr int kNoiseBlocks = 16;    // runs of 64 keys whose factors stand for all
 constexpr int kHistogramWords = kSketchBins + kExactBins;  // counts of some keys in all bins, and of all keys in the first ones
@@ -130,15 +130,19 @@ inline SketchWeights sketch_weights() {
   return weights;
 }
 
-// How many of the 2^32 values of the random bits draw a key of probability p.
-__host__ __device__ inline uint64_t sketch_threshold(double p) {
-  if (p >= 1) return uint64_t{1} << 32;
-  const double scaled = std::ceil(p * 4294967296.0);
-  return scaled > 1 ? static_cast<uint64_t>(scaled) : 1;
+// How many of the 2^16 values of the random bits draw a key of probability p: five leading bits of 2^16 p + 16, less 16, and at least 1; all
+// of them only for a p of at least 1.
+__host__ __device__ inline uint32_t sketch_threshold(double p) {
+  if (p >= 1) return 1u << 16;
+  double raised = p * 65536.0 + 16;
+  int places = 0;
+  for (; raised >= 32; ++places) raised /= 2;
+  const int threshold = (static_cast<int>(raised + 0.5) << places) - 16;
+  return threshold < 1 ? 1u : threshold < 65520 ? static_cast<uint32_t>(threshold) : 65520u;
 }
 
-// The logarithm of threshold / 2^32: that of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
-__host__ __device__ inline float sketch_log(uint64_t threshold) {
+// The logarithm of threshold / 2^16: that of the mantissa by the polynomial of Cephes' logf (Moshier), that of the exponent by a product.
+__host__ __device__ inline float sketch_log(uint32_t threshold) {
   constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of sqrt(1/2)
   const auto bits = static_cast<int32_t>(float_to_bits(static_cast<float>(threshold)));
   const int32_t exponent = (bits - kRootHalf) >> 23;
@@ -152,7 +156,7 @@ __host__ __device__ inline float sketch_log(uint64_t threshold) {
   p = p * z - 2.4999993993e-1f;
   p = p * z + 3.3333331174e-1f;
   const float square = z * z;
-  return z + (p * z * square - 0.5f * square) + static_cast<float>(exponent - 32) * 0.69314718f;
+  return z + (p * z * square - 0.5f * square) + static_cast<float>(exponent - 16) * 0.69314718f;
 }
 
 // Half i of the eight that a call of the generator gives.

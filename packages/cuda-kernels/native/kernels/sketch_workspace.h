@@ -19,8 +19,7 @@ struct SketchQuery {
 // How keys of each level are drawn.
 struct SketchLevels {
   int32_t top;                    // level = top - S, within 0 .. 63
-  uint16_t upper[kSketchLevels];  // drawn when the upper 16 random bits lie below ...
-  uint32_t rest[kSketchLevels];   // ... or equal it, and the lower ones lie below this
+  uint32_t threshold[kSketchLevels];  // drawn when the 16 random bits lie below
   float log[kSketchLevels];       // of the probability
 };
 

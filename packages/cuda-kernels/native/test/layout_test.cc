@@ -235,12 +235,12 @@ void test_sketch() {
   EXPECT(sketch_gain(0.0f, 127, 14) == 0 && sketch_gain(1e30f, 200, 0) == 16384 && sketch_gain(1.0f, 120, 3) == 512);
   // Draws: thresholds and their logarithms.
   for (double p = 1e-12; p < 1.5; p *= 1.07) {
-    const uint64_t threshold = sketch_threshold(p);
-    const double probability = static_cast<double>(threshold) / 4294967296.0;
-    EXPECT(threshold >= 1 && probability <= 1 && probability >= std::min(p, 1.0) && probability - p < 2.4e-10);
-    EXPECT(std::fabs(sketch_log(threshold) - std::log(probability)) < 1e-6 * (1 - std::log(probability)));
+    const double threshold = sketch_threshold(p), wanted = p * 65536;
+    EXPECT(p < 1 ? threshold >= 1 && threshold < 65536 : threshold == 65536);
+    EXPECT(wanted < 1 || p >= 1 || std::fabs(threshold - wanted) <= (wanted + 16) / 32);
+    EXPECT(std::fabs(sketch_log(sketch_threshold(p)) - std::log(threshold / 65536)) < 1.1e-6);
   }
-  EXPECT(sketch_log(uint64_t{1} << 32) == 0.0f);
+  EXPECT(sketch_log(65536) == 0.0f);
   for (const double variance : {0.0, 0.5, 3.0}) EXPECT(std::fabs(noise_inflation(variance) / std::exp(variance / 2) - 1) < 0.002 * (1 + variance * variance));
   const SketchWeights weights = sketch_weights();
   for (int i = 0; i < kSketchBins; ++i) EXPECT(std::fabs(weights.at[i] / std::exp(-i / 4.0) - 1) < 1e-13);

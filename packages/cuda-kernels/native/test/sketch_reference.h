@@ -138,7 +138,7 @@ inline Sample draw(const Sketch* sketches, int keys, const Rotated& query, int b
   std::vector<double> counts(kSketchBins), sums(kSketchBins + 1), ratios(kSketchBins + 1), squares(kSketchBins + 1);
   const SketchWeights weights = sketch_weights();
   std::vector<int> some(kSketchBins), all(kSketchBins);
-  const int lanes = keys < 4096 ? 64 : keys < 8192 ? 32 : keys < 16384 ? 16 : 8;
+  const int lanes = keys < 4096 ? 64 : keys < 8192 ? 32 : keys < 16384 ? 16 : keys < 32768 ? 8 : keys < 65536 ? 4 : 2;
   int sampled = 0, exact = 0, counted = 0;
   for (int key = 0; key < keys; ++key) {
     const int bin = std::min(127, largest - scores[key]);
@@ -199,21 +199,27 @@ inline Sample draw(const Sketch* sketches, int keys, const Rotated& query, int b
   }
   sample.error = static_cast<float>(std::sqrt(std::max(ratios[first] / tau - squares[first], 0.0) * part) / total * inflation);
 
-  // Draw, with all 32 random bits at once.
+  // The nearest threshold of five leading bits, found by trying all.
+  const auto threshold_of = [](double p) {
+    if (p >= 1) return 65536;
+    int best = 1;
+    for (int unit = 1, next = 1; next < 65536; unit *= 2) {
+      for (const int end = 32 * unit - 16; next < end; next += unit) {
+        if (std::fabs(next - p * 65536) <= std::fabs(best - p * 65536) && next < 65536) best = next;
+      }
+    }
+    return best;
+  };
   const int base = std::max(0, first - 1);
   for (int key = 0; key < keys; ++key) {
     const int level = std::clamp(largest - base - scores[key], 0, 63);
-    const double p = tau * (weights.at[std::min(127, base + level)] + floor);
-    const uint64_t threshold = p >= 1 ? uint64_t{1} << 32 : std::max<uint64_t>(1, static_cast<uint64_t>(std::ceil(p * 0x1p32)));
-    uint32_t random = 0;
-    for (const uint32_t domain : {3u, 4u}) {
-      const PhiloxWords words = philox({{static_cast<uint32_t>(key / 8), head, step, domain}}, static_cast<uint32_t>(options.seed),
-                                       static_cast<uint32_t>(options.seed >> 32));
-      random = random << 16 | (words.word[key % 8 / 2] >> key % 2 * 16 & 0xffffu);
-    }
+    const int threshold = threshold_of(tau * (weights.at[std::min(127, base + level)] + floor));
+    const PhiloxWords words = philox({{static_cast<uint32_t>(key / 8), head, step, 3u}}, static_cast<uint32_t>(options.seed),
+                                     static_cast<uint32_t>(options.seed >> 32));
+    const auto random = static_cast<int>(words.word[key % 8 / 2] >> key % 2 * 16 & 0xffffu);
     if (random >= threshold) continue;
     sample.ids.push_back(static_cast<uint32_t>(key));
-    sample.logs.push_back(sketch_log(threshold));
+    sample.logs.push_back(sketch_log(static_cast<uint32_t>(threshold)));
     ++sample.count;
   }
   return sample;

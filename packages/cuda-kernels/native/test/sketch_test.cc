@@ -1,7 +1,6 @@
 // Key sketches and the draws from them.
-#include "sketch_reference.h"
-
 #include "context.h"
+#include "sketch_reference.h"
 
 namespace magicpig::test {
 namespace {
@@ -42,8 +41,12 @@ struct Sketches {
 void test_shape(Context& c, const Shape& s) {
   const int sequences = static_cast<int>(s.keys.size()), heads = s.kv_heads * s.group, size = hadamard_size(s.dim);
   const int max_keys = *std::max_element(s.keys.begin(), s.keys.end());
-  const std::string what = "sketch " + shape_text({{"keys", max_keys}, {"sequences", sequences}, {"dim", s.dim}, {"bits", s.bits},
-                                                   {"kv_heads", s.kv_heads}, {"group", s.group}});
+  const std::string what = "sketch " + shape_text({{"keys", max_keys},
+                                                   {"sequences", sequences},
+                                                   {"dim", s.dim},
+                                                   {"bits", s.bits},
+                                                   {"kv_heads", s.kv_heads},
+                                                   {"group", s.group}});
   const SketchShape shape{s.dim, s.bits, s.kv_heads, s.group};
   const uint64_t seed = c.random.engine()();
   const int pages_per_sequence = max_keys / kSketchPage + 1;
@@ -59,7 +62,8 @@ void test_shape(Context& c, const Shape& s) {
   for (int sequence = 0; sequence < sequences; ++sequence) {
     // Keys of a narrow cone; one of them the centre itself, one not finite, one too long.
     const int keys = s.keys[sequence];
-    std::vector<float> centre = c.random.normal(centre_words, 0.0f, 1.5f), x = c.random.normal(static_cast<size_t>(keys) * row, 0.0f, 1.0f);
+    std::vector<float> centre = c.random.normal(centre_words, 0.0f, 1.5f),
+                       x = c.random.normal(static_cast<size_t>(keys) * row, 0.0f, 1.0f);
     for (float& value : centre) value = to_float(magicpig::to_bf16(value));
     for (size_t i = 0; i < x.size(); ++i) {
       const size_t column = i % row;
@@ -79,14 +83,16 @@ void test_shape(Context& c, const Shape& s) {
     for (int first = 0; first < keys;) {
       const int rows = std::min(keys - first, first == 0 ? keys / 3 + 1 : keys);
       const void* from = s.bf16_keys ? static_cast<const void*>(dx16.get() + first * row) : dx.get() + first * row;
-      CHECK_CUDA(sketch_encode(nullptr, sketches.view, rejected.get(), from, s.bf16_keys, s.centred ? d_centre.get() : nullptr,
-                               sketches.flips.get(), shape, SketchKeys{sequence, first, rows, row, s.dim}));
+      CHECK_CUDA(sketch_encode(nullptr, sketches.view, rejected.get(), from, s.bf16_keys,
+                               s.centred ? d_centre.get() : nullptr, sketches.flips.get(), shape,
+                               SketchKeys{sequence, first, rows, row, s.dim}));
       first += rows;
     }
     CHECK_CUDA(cudaDeviceSynchronize());
     for (int h = 0; h < s.kv_heads; ++h) {
       for (int key = 0; key < keys; ++key) {
-        const reference::Rotated rotated = reference::rotate(&x[key * row + h * s.dim], s.centred ? &centre[h * s.dim] : nullptr, s.dim, seed);
+        const reference::Rotated rotated =
+            reference::rotate(&x[key * row + h * s.dim], s.centred ? &centre[h * s.dim] : nullptr, s.dim, seed);
         const reference::Sketch sketch = reference::encode(rotated, s.bits);
         const int64_t page = sketches.table[sequence * pages_per_sequence + key / kSketchPage];
         const int64_t place = (page * s.kv_heads + h) * kSketchPage + key % kSketchPage;
@@ -95,8 +101,10 @@ void test_shape(Context& c, const Shape& s) {
         const int width = field_width(s.bits);
         for (int i = 0; i < size; ++i) {
           const auto level = static_cast<uint32_t>(sketch.levels[i]);
-          codes[place * sketches.words + field_word(size, width, i)] |= (level & ((1u << width) - 1u)) << field_bit(size, width, i);
-          if (s.bits == 3) codes[place * sketches.words + size / 16 + field_word(size, 1, i)] |= (level >> 2) << field_bit(size, 1, i);
+          codes[place * sketches.words + field_word(size, width, i)] |= (level & ((1u << width) - 1u))
+                                                                        << field_bit(size, width, i);
+          if (s.bits == 3)
+            codes[place * sketches.words + size / 16 + field_word(size, 1, i)] |= (level >> 2) << field_bit(size, 1, i);
         }
         references[sequence * s.kv_heads + h].push_back(sketch);
       }
@@ -113,7 +121,8 @@ void test_shape(Context& c, const Shape& s) {
   std::vector<uint32_t> steps(sequences);
   for (uint32_t& step : steps) step = static_cast<uint32_t>(c.random.engine()());
   const int room = heads > 3 ? max_keys : max_keys / 2 + 1;  // too small, where a budget asks for more
-  const SketchDraw draw{sequences, max_keys, room, q_stride, s.budget, s.floor_share, 1 / std::sqrt(s.dim), 5u * s.kv_heads, seed};
+  const SketchDraw draw{sequences,       max_keys, room, q_stride, s.budget, s.floor_share, 1 / std::sqrt(s.dim),
+                        5u * s.kv_heads, seed};
   const int64_t words = sketch_sample_words(room);
   DeviceBuffer<uint32_t> samples(static_cast<size_t>(sequences * heads * words)), d_steps(steps);
   std::vector<int32_t> lengths = s.keys;
@@ -123,14 +132,15 @@ void test_shape(Context& c, const Shape& s) {
   DeviceBuffer<int32_t> d_keys(lengths);
   DeviceBuffer<float> d_q(q);
   DeviceBuffer<char> workspace(sketch_draw_workspace(shape, sequences, max_keys));
-  CHECK_CUDA(sketch_draw(nullptr, samples.get(), workspace.get(), sketches.view, d_q.get(), sketches.flips.get(), d_keys.get(), d_steps.get(),
-                         shape, draw));
+  CHECK_CUDA(sketch_draw(nullptr, samples.get(), workspace.get(), sketches.view, d_q.get(), sketches.flips.get(),
+                         d_keys.get(), d_steps.get(), shape, draw));
   std::vector<uint32_t> expected = samples.download(), got = expected;
   for (int head = 0; head < sequences * heads; ++head) {
     const int sequence = head / heads, kv_head = head % heads / s.group;
-    const reference::Sample sample = reference::draw(
-        references[sequence * s.kv_heads + kv_head].data(), s.keys[sequence],
-        reference::rotate(&q[sequence * q_stride + head % heads * s.dim], nullptr, s.dim, seed), s.bits, draw, draw.first_head + kv_head, steps[sequence]);
+    const reference::Sample sample =
+        reference::draw(references[sequence * s.kv_heads + kv_head].data(), s.keys[sequence],
+                        reference::rotate(&q[sequence * q_stride + head % heads * s.dim], nullptr, s.dim, seed), s.bits,
+                        draw, draw.first_head + kv_head, steps[sequence]);
     uint32_t* row_of = &expected[head * words];
     row_of[kSketchCountWord] = static_cast<uint32_t>(sample.count);
     row_of[kSketchErrorWord] = float_to_bits(sample.error);
@@ -147,8 +157,8 @@ void test_shape(Context& c, const Shape& s) {
   c.expect(workspace.check_guard(), what + ": wrote past its workspace");
 }
 
-// What it is for: unbiased sums. Over many steps the mean of sum e^s / pi over the drawn keys is the sum over all, and the mean number
-// drawn the budget; s here are the true scores, which the sketches only estimate.
+// What it is for: unbiased sums. Over many steps the mean of sum e^s / pi over the drawn keys is the sum over all, and
+// the mean number drawn the budget; s here are the true scores, which the sketches only estimate.
 void test_estimates(Context& c) {
   const int keys = 300, dim = 64, steps = 100;
   const double budget = 60;
@@ -160,7 +170,8 @@ void test_estimates(Context& c) {
   DeviceBuffer<int32_t> length(std::vector<int32_t>{keys});
   DeviceBuffer<uint32_t> step_at(1), sample(sketch_sample_words(keys));
   DeviceBuffer<char> workspace(sketch_draw_workspace(shape, 1, keys));
-  CHECK_CUDA(sketch_encode(nullptr, sketches.view, nullptr, dx.get(), false, nullptr, sketches.flips.get(), shape, SketchKeys{0, 0, keys, dim, dim}));
+  CHECK_CUDA(sketch_encode(nullptr, sketches.view, nullptr, dx.get(), false, nullptr, sketches.flips.get(), shape,
+                           SketchKeys{0, 0, keys, dim, dim}));
   std::vector<double> weights(keys);
   double total = 0;
   for (int key = 0; key < keys; ++key) {
@@ -172,13 +183,14 @@ void test_estimates(Context& c) {
   double mean = 0, square = 0, drawn = 0, claimed = 0;
   for (int step = 0; step < steps; ++step) {
     step_at.upload({static_cast<uint32_t>(step)});
-    CHECK_CUDA(sketch_draw(nullptr, sample.get(), workspace.get(), sketches.view, dq.get(), sketches.flips.get(), length.get(), step_at.get(),
-                           shape, draw));
+    CHECK_CUDA(sketch_draw(nullptr, sample.get(), workspace.get(), sketches.view, dq.get(), sketches.flips.get(),
+                           length.get(), step_at.get(), shape, draw));
     const std::vector<uint32_t> row = sample.download();
     const int n = static_cast<int>(row[kSketchCountWord]);
     double estimate = 0;
     for (int i = 0; i < n; ++i) {
-      estimate += weights[row[kSketchIdsWord + i]] * std::exp(-static_cast<double>(bits_to_float(row[kSketchIdsWord + keys + i])));
+      estimate += weights[row[kSketchIdsWord + i]] *
+                  std::exp(-static_cast<double>(bits_to_float(row[kSketchIdsWord + keys + i])));
     }
     mean += estimate / total / steps;
     square += estimate / total * (estimate / total) / steps;
@@ -186,10 +198,13 @@ void test_estimates(Context& c) {
     claimed = bits_to_float(row[kSketchErrorWord]);
   }
   const double error = std::sqrt((square - mean * mean) / steps), one = error * std::sqrt(steps);
-  c.expect(std::fabs(mean - 1) < 5 * error + 1e-9, "sketch: mean of the estimates " + std::to_string(mean) + " +- " + std::to_string(error));
+  c.expect(std::fabs(mean - 1) < 5 * error + 1e-9,
+           "sketch: mean of the estimates " + std::to_string(mean) + " +- " + std::to_string(error));
   c.expect(one < 0.2, "sketch: one estimate's relative error " + std::to_string(one));
-  c.expect(claimed > one / 2 && claimed < one * 2, "sketch: claims an error of " + std::to_string(claimed) + ", which is " + std::to_string(one));
-  c.expect(std::fabs(drawn - budget) < 0.06 * budget + 5 * std::sqrt(budget / steps), "sketch: " + std::to_string(drawn) + " keys drawn");
+  c.expect(claimed > one / 2 && claimed < one * 2,
+           "sketch: claims an error of " + std::to_string(claimed) + ", which is " + std::to_string(one));
+  c.expect(std::fabs(drawn - budget) < 0.06 * budget + 5 * std::sqrt(budget / steps),
+           "sketch: " + std::to_string(drawn) + " keys drawn");
 }
 
 }  // namespace
@@ -197,7 +212,9 @@ void test_estimates(Context& c) {
 void test_sketch(Context& c) {
   const auto count = [](double value) { return SketchBudget{SketchBudget::kCount, value, 0, 1}; };
   const auto share = [](double value) { return SketchBudget{SketchBudget::kShare, value, 0, 1}; };
-  const auto error = [](double value, double least, double most) { return SketchBudget{SketchBudget::kError, value, least, most}; };
+  const auto error = [](double value, double least, double most) {
+    return SketchBudget{SketchBudget::kError, value, least, most};
+  };
   std::vector<Shape> shapes = {
       {{1}, 8, 1, 1, 1, false, false, false, count(1), 0.02},
       {{150, 0, 65}, 64, 2, 2, 3, true, false, true, count(40), 0.02},
@@ -210,7 +227,7 @@ void test_sketch(Context& c) {
       {{120}, 256, 1, 1, 1, true, true, false, share(0.1), 1e-6},
   };
   if (!c.quick) {
-    // Of 4,096 keys and more, and again of 8,192 and 16,384, the histogram takes a smaller part.
+    // Of 4,096 keys and more, and again of 8,192, and so on, the histogram takes a smaller part.
     shapes.push_back({{8200, 4100}, 64, 4, 1, 2, true, false, false, error(0.03, 0.01, 0.2), 0.02});
     shapes.push_back({{16400}, 128, 2, 1, 4, true, true, true, share(0.05), 0.02});
   }

@@ -1,4 +1,6 @@
 // Key sketches however they are made, forked, saved and asked.
+#include "../sketch.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,7 +12,6 @@
 
 #include "../new_selector.h"
 #include "../philox.h"
-#include "../sketch.h"
 #include "check.h"
 #include "normals.h"
 
@@ -41,7 +42,8 @@ void PlansMeetBudgets() {
           *variance += counts[i] * w * w * (1 / pi - 1);
         }
         CHECK(std::fabs(plan.floor / (floor_share * total / counted) - 1) < 1e-12);
-        CHECK(std::fabs(plan.error * plan.error - *variance / 4 / (total * total)) < 1e-12 + 1e-9 * plan.error * plan.error);
+        CHECK(std::fabs(plan.error * plan.error - *variance / 4 / (total * total)) <
+              1e-12 + 1e-9 * plan.error * plan.error);
         // Level 0 is the last bin that is drawn for certain, if there is one.
         const auto pi = [&](int bin) { return plan.tau * (std::exp(-bin / 4.0) + plan.floor); };
         CHECK(plan.base >= 0 && plan.base < kSketchBins && (plan.base == 0 || pi(plan.base) > 1 - 1e-12));
@@ -50,33 +52,69 @@ void PlansMeetBudgets() {
       };
       double variance;
       for (const double share : {0.001, 0.1, 0.5, 0.999, 1.0}) {
-        const double expected = sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, share, 0, 1}, floor_share, 1), &variance);
+        const double expected =
+            sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, share, 0, 1}, floor_share, 1), &variance);
         CHECK(std::fabs(expected / (share * counted) - 1) < 1e-5);
         const double count = share * keys;
-        CHECK(std::fabs(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, count, 0, 1}, floor_share, 1), &variance) / expected - 1) <
-              1e-5);
+        CHECK(std::fabs(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, count, 0, 1}, floor_share, 1),
+                             &variance) /
+                            expected -
+                        1) < 1e-5);
       }
-      CHECK(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, 1e12, 0, 1}, floor_share, 1), &variance) == counted);
+      CHECK(sums(PlanDraw(counts, counted, keys, {SketchBudget::Kind::kCount, 1e12, 0, 1}, floor_share, 1),
+                 &variance) == counted);
       for (const double error : {1e-6, 0.01, 0.1, 10.0}) {
-        const SketchPlan plan = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, error, 0.05, 0.6}, floor_share, 1);
+        const SketchPlan plan =
+            PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, error, 0.05, 0.6}, floor_share, 1);
         const double share = sums(plan, &variance) / counted;
         CHECK(share > 0.05 - 1e-5 && share < 0.6 + 1e-5);
         CHECK(share > 0.6 - 1e-5 || plan.error < error * (1 + 1e-4));
         CHECK(share < 0.05 + 1e-5 || plan.error > error * (1 - 1e-4));
       }
       // Estimates that scatter need more keys for the same error.
-      CHECK(std::fabs(NoiseInflation(0.5) / std::exp(0.25) - 1) < 1e-3 && NoiseInflation(0) == 1 && NoiseInflation(1e300) < 1e11);
+      CHECK(std::fabs(NoiseInflation(0.5) / std::exp(0.25) - 1) < 1e-3 && NoiseInflation(0) == 1 &&
+            NoiseInflation(1e300) < 1e11);
       const SketchPlan noisy = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kShare, 0.1, 0, 1}, floor_share, 2);
-      const SketchPlan clean = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, noisy.error / 2, 1e-9, 1}, floor_share, 1);
+      const SketchPlan clean =
+          PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, noisy.error / 2, 1e-9, 1}, floor_share, 1);
       CHECK(noisy.error == 0 || std::fabs(clean.tau / noisy.tau - 1) < 1e-3);
-      const SketchPlan all = PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, 1e-7, 0.05, 1}, floor_share, 1);
+      const SketchPlan all =
+          PlanDraw(counts, counted, keys, {SketchBudget::Kind::kError, 1e-7, 0.05, 1}, floor_share, 1);
       CHECK(all.error <= 1.1e-7 || std::fabs(sums(all, &variance) / counted - 1) < 1e-4);
     }
   }
 }
 
+// Probabilities are the nearest of those that ranks stand for, and logarithms theirs.
+void LevelsFollowPlans() {
+  for (uint32_t rank = 1; rank < kSketchRanks; ++rank)
+    CHECK(RankThreshold(rank) < RankThreshold(rank + 1) && RankOf(RankThreshold(rank) / 65536.0) == rank);
+  CHECK(RankThreshold(kSketchRanks) == 65536 && RankOf(1) == kSketchRanks && RankOf(1e30) == kSketchRanks &&
+        RankOf(0) == 1);
+  CHECK(RankOf(1 - 1e-12) == kSketchRanks - 1);
+  for (const double tau : {1e-9, 1e-4, 0.1, 30.0, 1e4, 1e30}) {
+    SketchDraw draw;
+    PlanLevels({tau, 0.01, 3, 0}, draw);
+    for (int level = 0; level < kSketchLevels; ++level) {
+      const double wanted = tau * (std::exp(-(3 + level) / 4.0) + 0.01) * 65536;
+      const double threshold = RankThreshold(draw.ranks[level]);
+      CHECK(wanted < 1       ? threshold == 1
+            : wanted > 65536 ? threshold == 65536
+                             : std::fabs(threshold - wanted) <= (wanted + 16) / 32 + 1e-6 * wanted);
+      CHECK(std::fabs(draw.logs[level] - std::log(threshold / 65536)) < 1.1e-6 && draw.logs[level] <= 0);
+    }
+  }
+}
+
 KeySketch::Options Options(uint32_t dim, uint32_t bits, bool centred, uint32_t threads) {
-  return {3, dim, bits, 77, 1 / std::sqrt(static_cast<double>(dim)), centred, {SketchBudget::Kind::kShare, 0.1, 0, 1}, 0.02,
+  return {3,
+          dim,
+          bits,
+          77,
+          1 / std::sqrt(static_cast<double>(dim)),
+          centred,
+          {SketchBudget::Kind::kShare, 0.1, 0, 1},
+          0.02,
           ProcessPool(threads)};
 }
 
@@ -153,7 +191,8 @@ void SketchesDoNotDependOnHistory() {
   CHECK(sketch.bytes() >= KeySketch::BytesFor(kDim, 2, 100));
 }
 
-// Mean over many steps of the estimated sum of weights and of weighted values, against the sums, by sketches good and bad.
+// Mean over many steps of the estimated sum of weights and of weighted values, against the sums, by sketches good and
+// bad.
 void DrawsAreUnbiased() {
   constexpr uint32_t kDim = 64;
   constexpr size_t kKeys = 700, kSteps = 4000;
@@ -216,11 +255,13 @@ void DamagedFactorsDoNoHarm() {
   CHECK(sketch.Add(0, keys.data(), 1000) == KeySketch::Status::kOk);
   std::vector<uint8_t> file = FileOf(sketch);
   std::mt19937 random(14);
-  for (size_t i = file.size() - 2 * 1024; i < file.size(); ++i) file[i] = static_cast<uint8_t>(random() % 3 == 0 ? 0xff : random());
+  for (size_t i = file.size() - 2 * 1024; i < file.size(); ++i)
+    file[i] = static_cast<uint8_t>(random() % 3 == 0 ? 0xff : random());
   const auto damaged = Open(file, Options(kDim, 2, false, 1));
   for (uint32_t step = 0; step < 20; ++step) {
     KeySketch::Sample sample;
-    CHECK(damaged->Draw(0, query.data(), 1, 1000 - step, step, damaged->options().budget, &sample) == KeySketch::Status::kOk);
+    CHECK(damaged->Draw(0, query.data(), 1, 1000 - step, step, damaged->options().budget, &sample) ==
+          KeySketch::Status::kOk);
     CHECK(sample.count <= 1000);
     for (size_t i = 0; i < sample.count; ++i) CHECK(sample.ids[i] < 1000 - step);
   }
@@ -248,7 +289,8 @@ void SketchSelectorSelects() {
           CHECK(selection.correction == MAGICPIG_CORRECTION_LOG_PROBABILITY);
           ids.emplace_back(selection.ids, selection.ids + selection.count);
           logs.emplace_back(selection.log_probability, selection.log_probability + selection.count);
-          CHECK(std::is_sorted(ids.back().begin(), ids.back().end()) && (ids.back().empty() || ids.back().back() < indexed));
+          CHECK(std::is_sorted(ids.back().begin(), ids.back().end()) &&
+                (ids.back().empty() || ids.back().back() < indexed));
           CHECK(std::all_of(logs.back().begin(), logs.back().end(), [](float log) { return log <= 0 && log > -20; }));
           CHECK(indexed < 1000 || (selection.count > indexed / 20 && selection.count < indexed / 5));
         }
@@ -265,7 +307,8 @@ void SketchSelectorSelects() {
   for (auto& thread : threads) thread.join();
   const KeySketch::Stats stats = sketch->stats();
   CHECK(stats.draws == 4 * 3 * 2 * kQueries && stats.keys == uint64_t{4} * 2 * kQueries * 6235);
-  CHECK(stats.read > stats.keys / 12 && stats.read < stats.keys / 8 && stats.largest_error >= stats.error / static_cast<double>(stats.draws));
+  CHECK(stats.read > stats.keys / 12 && stats.read < stats.keys / 8 &&
+        stats.largest_error >= stats.error / static_cast<double>(stats.draws));
   sketch->ResetStats();
   CHECK(sketch->stats().draws == 0 && sketch->stats().largest_error == 0);
 
@@ -293,6 +336,7 @@ void SketchSelectorSelects() {
 
 void KeySketchesAreRight() {
   PlansMeetBudgets();
+  LevelsFollowPlans();
   SketchesDoNotDependOnHistory();
   DrawsAreUnbiased();
   DamagedFactorsDoNoHarm();

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "../philox.h"
@@ -19,7 +20,8 @@ std::vector<const SketchKernels*> AllKernels() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2")) all.push_back(&kAvx2SketchKernels);
-  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2")) all.push_back(&kAvx512SketchKernels);
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2"))
+    all.push_back(&kAvx512SketchKernels);
 #elif defined(__aarch64__)
   all.push_back(&kNeonSketchKernels);
 #endif
@@ -56,7 +58,8 @@ void EncodesByDefinition(const SketchKernels& kernels) {
           double dot = 0, square = 0;
           for (size_t i = 0; i < size; ++i) {
             const double value = y[i * kLanes + lane];
-            levels.push_back(static_cast<int>(std::clamp(std::floor(value / step) + half, 0.0, static_cast<double>(top))));
+            levels.push_back(
+                static_cast<int>(std::clamp(std::floor(value / step) + half, 0.0, static_cast<double>(top))));
             const double v = 2 * levels.back() - top;
             dot += v * value;
             square += v * v;
@@ -67,7 +70,8 @@ void EncodesByDefinition(const SketchKernels& kernels) {
         CHECK(dots[lane] == best_dot);
         for (size_t i = 0; i < size; ++i) {
           int level = 0;
-          for (uint32_t p = 0; p < bits; ++p) level = 2 * level + (planes[(p * size / 8 + i / 8) * kLanes + lane] >> i % 8 & 1);
+          for (uint32_t p = 0; p < bits; ++p)
+            level = 2 * level + (planes[(p * size / 8 + i / 8) * kLanes + lane] >> i % 8 & 1);
           CHECK(level == best_levels[i]);
         }
       }
@@ -125,102 +129,140 @@ void ScansByDefinition(const SketchKernels& kernels) {
   }
 }
 
-// Factors and depths from their definition in wide integers.
+// Depths below bounds, and the largest scores, from their definition in wide integers.
 void MeasuresDepthsByDefinition(const SketchKernels& kernels) {
+  constexpr size_t kStride = kSketchChunk + 64;
+  constexpr int kExponent = 120;
+  const auto times = [](int64_t a, int64_t b) { return static_cast<int>((a * b + (1 << 14)) >> 15); };
   std::mt19937 random(2);
-  for (const size_t n : {size_t{1}, size_t{63}, size_t{64}, size_t{200}, kSketchChunk}) {
-    const size_t whole = (n + kSketchKeys - 1) / kSketchKeys * kSketchKeys;
-    for (const auto& [spread, most] : {std::pair{40, 3000u}, std::pair{3, 45900u}, std::pair{0, 200u}}) {
-      std::vector<uint16_t> factor_bits(whole), sum_values(whole);
-      for (auto& factor : factor_bits) factor = static_cast<uint16_t>((random() % 2 << 15) + (120 - random() % (spread + 1)) * 128 + random() % 128);
-      factor_bits[0] = 0x0012;  // too small to count
-      // Leftovers behind the last key.
-      for (size_t i = n; i < whole; ++i) factor_bits[i] = static_cast<uint16_t>(random());
-      for (auto& sum : sum_values) sum = static_cast<uint16_t>(random() % (most + 1));
-      std::vector<int16_t> factors(whole);
-      const int exponent = 120;
-      kernels.factors(factor_bits.data(), whole, exponent, factors.data());
-      for (size_t i = 0; i < n; ++i) {
-        const int e = factor_bits[i] >> 7 & 255, m = 128 + (factor_bits[i] & 127);
-        CHECK(factors[i] == (e == 0 ? 0 : m * 128 >> std::min(exponent - e, 15)));
+  for (const auto& [n, size, bits] : {std::tuple<size_t, size_t, uint32_t>{1, 64, 4},
+                                      {63, 128, 1},
+                                      {64, 64, 3},
+                                      {200, 256, 2},
+                                      {1000, 64, 2},
+                                      {kSketchChunk, 128, 2}}) {
+    const size_t blocks = (n + kSketchKeys - 1) / kSketchKeys, whole = blocks * kSketchKeys;
+    const size_t table_bytes = size / kSketchUnit * kSketchTableBytes;
+    std::vector<uint8_t> code_bytes(blocks * bits * size / 8 * kSketchKeys);
+    for (auto& byte : code_bytes) byte = static_cast<uint8_t>(random() % 3 == 0 ? 0xff : random());
+    const Buffer<uint8_t> codes = Copy(code_bytes);
+    for (const int spread : {0, 3, 40}) {
+      std::vector<uint16_t> factors(whole);
+      for (auto& factor : factors) {
+        factor =
+            static_cast<uint16_t>((random() % 2 << 15) + (kExponent - random() % (spread + 1)) * 128 + random() % 128);
       }
-      for (const int gain : {0, 1, 250, 1 << 14}) {
-        SketchScale scale{static_cast<uint16_t>(most / 2), 0, static_cast<int16_t>(gain)};
-        while ((most - most / 2) << (scale.lift + 1) <= 32767 && scale.lift < 14) ++scale.lift;
-        std::vector<int> expected;
-        const auto times = [](int64_t a, int64_t b) { return static_cast<int>((a * b + (1 << 14)) >> 15); };
-        for (size_t i = 0; i < n; ++i) expected.push_back(times(times((sum_values[i] - int{scale.half}) * (1 << scale.lift), factors[i]), gain));
-        const int largest = *std::max_element(expected.begin(), expected.end());
-        std::vector<uint16_t> sums = sum_values;
-        std::vector<uint8_t> depths(whole);
-        CHECK(kernels.depths(sums.data(), factors.data(), n, scale, depths.data()) == largest);
-        for (size_t i = 0; i < n; ++i) CHECK(depths[i] == std::min(largest - expected[i], 255));
+      factors[0] = 0x0012;  // too small to count
+      // Leftovers behind the last key.
+      for (size_t i = n; i < whole; ++i) factors[i] = static_cast<uint16_t>(random());
 
-        for (const uint8_t below : {1, 16, 255}) {
-          std::vector<uint32_t> counts(below), exact(below);
-          kernels.count_top(depths.data(), n, below, counts.data());
-          for (size_t i = 0; i < n; ++i) {
-            if (depths[i] < below) ++exact[depths[i]];
-          }
-          CHECK(counts == exact);
+      Buffer<uint8_t> tables(kSketchQueries * table_bytes);
+      SketchScale scales[kSketchQueries];
+      constexpr int16_t kGains[kSketchQueries] = {0, 1, 250, 1 << 14};
+      for (size_t h = 0; h < kSketchQueries; ++h) {
+        std::vector<int16_t> rounded(size);
+        uint32_t magnitudes = 0;
+        for (auto& value : rounded) {
+          value = static_cast<int16_t>(static_cast<int>(random() % 7) - 3);
+          magnitudes += static_cast<uint32_t>(std::abs(value));
         }
-        for (const size_t lanes : {8, 16, 64}) {
-          for (const int offset : {0, 100, 32000}) {
-            uint32_t sets[kSketchCounters][kSketchBins] = {}, counts[kSketchBins] = {};
-            kernels.histogram(depths.data(), n, lanes, offset, sets);
-            for (size_t i = 0; i < n; ++i) {
-              if (i % kSketchKeys < lanes) ++counts[std::min(depths[i] + offset, kSketchBins - 1)];
-            }
-            for (int bin = 0; bin < kSketchBins; ++bin) CHECK(sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin] == counts[bin]);
+        kernels.tables(rounded.data(), size, tables.data() + h * table_bytes);
+        const uint32_t shift = ((1u << bits) - 1) * magnitudes, half = shift >> 1;
+        scales[h] = {static_cast<uint16_t>(half), 0, kGains[h]};
+        while ((shift - half) << (scales[h].lift + 1) <= 32767 && scales[h].lift < 14) ++scales[h].lift;
+      }
+      for (size_t count = 1; count <= kSketchQueries; ++count) {
+        std::vector<uint16_t> sums(count * whole);
+        kernels.scan(codes.data(), blocks, bits, size, tables.data(), count, sums.data(), whole);
+        const SketchKeys keys{codes.data(), factors.data()};
+        const int32_t bounds[kSketchQueries] = {64, -3, 200, 10'000};
+        int32_t tops[kSketchQueries];
+        std::vector<uint8_t> depths(count * kStride);
+        kernels.depths(keys, n, keys, bits, size, {tables.data(), scales, count, kExponent}, bounds, tops,
+                       depths.data(), kStride);
+        for (size_t h = 0; h < count; ++h) {
+          int top = INT16_MIN;
+          for (size_t i = 0; i < n; ++i) {
+            const int e = factors[i] >> 7 & 255, m = 128 + (factors[i] & 127);
+            const int factor = e == 0 ? 0 : m * 128 >> std::min(kExponent - e, 15);
+            const int score = times(times((sums[h * whole + i] - int{scales[h].half}) * (1 << scales[h].lift), factor),
+                                    scales[h].gain);
+            top = std::max(top, score);
+            CHECK(depths[h * kStride + i] == std::clamp(bounds[h] - score, 0, 255));
           }
+          CHECK(tops[h] == top);
         }
       }
     }
   }
 }
 
-void DrawsByDefinition(const SketchKernels& kernels) {
+void CountsByDefinition(const SketchKernels& kernels) {
+  std::mt19937 random(4);
+  for (const size_t n : {size_t{1}, size_t{63}, size_t{200}, kSketchChunk}) {
+    std::vector<uint8_t> depths((n + kSketchKeys - 1) / kSketchKeys * kSketchKeys);
+    for (auto& depth : depths) depth = static_cast<uint8_t>(64 + random() % 192);
+    for (const int offset : {-64, -10, 0, 100, 32000}) {
+      for (const size_t lanes : {2, 4, 8, 64}) {
+        uint32_t sets[kSketchCounters][kSketchBins] = {}, counts[kSketchBins] = {};
+        kernels.histogram(depths.data(), n, lanes, offset, sets);
+        for (size_t i = 0; i < n; ++i) {
+          if (i % kSketchKeys < lanes) ++counts[std::min(depths[i] + offset, kSketchBins - 1)];
+        }
+        for (int bin = 0; bin < kSketchBins; ++bin)
+          CHECK(sets[0][bin] + sets[1][bin] + sets[2][bin] + sets[3][bin] == counts[bin]);
+      }
+      for (const int below : {0, 1, 16, 127}) {
+        std::vector<uint32_t> counts(kSketchBins), expected(kSketchBins);
+        kernels.count_top(depths.data(), n, offset, below, counts.data());
+        for (size_t i = 0; i < n; ++i) {
+          if (depths[i] + offset < below) ++expected[depths[i] + offset];
+        }
+        CHECK(counts == expected);
+      }
+    }
+  }
+}
+
+// Ranks order random words as they are, and thresholds among them.
+void RanksByDefinition(const SketchKernels& kernels) {
   constexpr size_t kKeys = kSketchChunk;
   const SketchStream stream{0x123456789abcdull, 17, 4'000'000'000u};
-  const uint32_t first = 0x7ffffc00u;
-  const auto half = [&](size_t i, uint32_t domain) {
-    const auto key = static_cast<uint32_t>(first + i);
-    const PhiloxBlock block = Philox({key / 8, stream.head, stream.step, domain}, static_cast<uint32_t>(stream.seed),
-                                     static_cast<uint32_t>(stream.seed >> 32));
-    return static_cast<uint16_t>(key % 2 ? block[key % 8 / 2] >> 16 : block[key % 8 / 2]);
-  };
-  std::vector<uint16_t> words(kKeys);
-  kernels.words(stream, first, kKeys, words.data());
-  for (size_t i = 0; i < kKeys; ++i) CHECK(words[i] == half(i, 3));
-
-  std::mt19937 random(3);
-  std::vector<uint8_t> depths(kKeys);
-  for (auto& depth : depths) depth = static_cast<uint8_t>(random() % 8 ? random() % 90 : random());
-  for (const double tau : {0.1, 30.0, 1e4, 1e30}) {
-    const SketchPlan plan{tau, 0.01, 3, 0};
-    SketchDraw draw;
-    PlanLevels(plan, draw);
-    std::vector<uint64_t> thresholds;
-    for (int level = 0; level < kSketchLevels; ++level) {
-      const double pi = std::min(1.0, tau * (std::exp(-(3 + level) / 4.0) + 0.01));
-      thresholds.push_back((uint64_t{draw.upper[level]} << 16) + draw.rest[level]);
-      CHECK(static_cast<double>(thresholds[level]) > pi * 0x1p32 * (1 - 1e-12) && static_cast<double>(thresholds[level]) < pi * 0x1p32 * (1 + 1e-12) + 1);
-      CHECK(std::fabs(draw.logs[level] - std::log(static_cast<double>(thresholds[level]) / 0x1p32)) < 1.1e-6 && draw.logs[level] <= 0);
-      CHECK(pi < 1 || draw.logs[level] == 0);
+  for (const uint32_t first : {0u, 0x7fffffc0u}) {
+    std::vector<uint8_t> ranks(kKeys);
+    kernels.ranks(stream, first, kKeys, ranks.data());
+    for (uint32_t i = 0; i < kKeys; ++i) {
+      const uint32_t key = first + i;
+      const PhiloxBlock block = Philox({key / 8, stream.head, stream.step, 3}, static_cast<uint32_t>(stream.seed),
+                                       static_cast<uint32_t>(stream.seed >> 32));
+      const uint32_t word = block[key % 8 / 2] >> key % 2 * 16 & 0xffff;
+      CHECK(ranks[i] < kSketchRanks && (ranks[i] == 0 || word >= RankThreshold(ranks[i])) &&
+            word < RankThreshold(ranks[i] + 1));
     }
-    for (const int offset : {-127, -20, 0, 30, 5000}) {
+  }
+}
+
+void DrawsByDefinition(const SketchKernels& kernels) {
+  constexpr size_t kKeys = kSketchChunk;
+  constexpr uint32_t kFirst = 0x7fffffc0u;
+  std::mt19937 random(3);
+  std::vector<uint8_t> depths(kKeys), ranks(kKeys);
+  for (auto& depth : depths) depth = static_cast<uint8_t>(random() % 8 ? random() % 90 : random());
+  for (auto& rank : ranks) rank = static_cast<uint8_t>(random() % kSketchRanks);
+  for (const double tau : {0.1, 30.0, 1e4, 1e30}) {
+    SketchDraw draw;
+    PlanLevels({tau, 0.01, 3, 0}, draw);
+    for (const int offset : {-191, -127, -20, 0, 30, 5000}) {
       for (const size_t n : {size_t{1}, size_t{37}, size_t{64}, size_t{100}, kKeys}) {
-        // Lower halves decide about keys whose upper ones are equal: about every 16th here.
-        std::vector<uint16_t> given = words;
-        for (size_t i = 0; i < kKeys; i += 16) given[i] = draw.upper[std::clamp(depths[i] + offset, 0, kSketchLevels - 1)];
         std::vector<uint32_t> ids(n + kDrawSlack);
         std::vector<float> logs(n + kDrawSlack);
-        const size_t count = kernels.draw(depths.data(), offset, given.data(), n, draw, stream, first, ids.data(), logs.data());
+        const size_t count =
+            kernels.draw(depths.data(), offset, ranks.data(), n, draw, kFirst, ids.data(), logs.data());
         size_t at = 0;
         for (size_t i = 0; i < n; ++i) {
           const int level = std::clamp(depths[i] + offset, 0, kSketchLevels - 1);
-          if ((uint64_t{given[i]} << 16) + half(i, 4) >= thresholds[level]) continue;
-          CHECK(at < count && ids[at] == first + i && logs[at] == draw.logs[level]);
+          if (ranks[i] >= draw.ranks[level]) continue;
+          CHECK(at < count && ids[at] == kFirst + i && logs[at] == draw.logs[level]);
           ++at;
         }
         CHECK(at == count);
@@ -236,6 +278,8 @@ void SketchKernelsAreRight() {
     EncodesByDefinition(*kernels);
     ScansByDefinition(*kernels);
     MeasuresDepthsByDefinition(*kernels);
+    CountsByDefinition(*kernels);
+    RanksByDefinition(*kernels);
     DrawsByDefinition(*kernels);
   }
 }
