@@ -306,10 +306,33 @@ describe('contexts longer than the device’s memory', () => {
   });
 });
 
-describe('a device that is lost', () => {
-  it('fails what runs and what comes, says why, and leaves host memory to be freed', async () => {
+describe('a device that fails', () => {
+  it('fails the request that it computes for, with the reason, and serves the next one', async () => {
+    using parts = await deviceHost({ prefixCache: 'off' });
+    const { native } = (parts.backend as CudaBackend).device;
+    const one = { prompt: prompt(60), maxTokens: 3, ignoreEos: true, attention: SAMPLED };
+    const [expected] = runAll(parts.engine, [one]);
+    let failed = 0;
+    // Every so many calls, from the prompt over its tables to the last token.
+    for (let calls = 1; ; calls += 43) {
+      native.emulatorFailCall!(calls, 1); // cudaErrorInvalidValue
+      const [outcome] = runAll(parts.engine, [one]);
+      native.emulatorFailCall!(0, 0);
+      if (!outcome!.error) break;
+      failed += 1;
+      expect(String(outcome!.error), `call ${calls}`).toMatch(/failed on CPU emulation.*\(cudaErrorInvalidValue\)/);
+      expect([parts.cache.bytes, parts.engine.idle], `call ${calls}`).toEqual([0, true]);
+    }
+    expect(failed).toBeGreaterThan(4);
+    expect(runAll(parts.engine, [one])[0]!.tokens).toEqual(expected!.tokens);
+  });
+
+  it('for good fails what runs and what comes, says why, and leaves host memory as it was', async () => {
     const request = { prompt: prompt(100), maxTokens: 50, ignoreEos: true, attention: SAMPLED };
     using parts = await deviceHost();
+    using own = parts.cache.open();
+    parts.llama.forward([{ sequence: own, tokens: prompt(50), promptTokens: 50, logits: 'none' }]);
+    const keys = parts.cache.readKeys(own, 2, 1, 0, 50);
     const { outcome } = submit(parts.engine, request);
     while (outcome.tokens.length < 3) parts.engine.step();
     const { native } = (parts.backend as CudaBackend).device;
@@ -320,6 +343,7 @@ describe('a device that is lost', () => {
     const [later] = runAll(parts.engine, [request]);
     expect(String(later!.error)).toMatch(/is lost/);
     expect(parts.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+    expect(parts.cache.readKeys(own, 2, 1, 0, 50)).toEqual(keys);
     native.emulatorFailCall!(0, 0);
   });
 });
