@@ -25,9 +25,14 @@ build_programs() {
     build=$package/build/native-test
     options=(-DMAGICPIG_CUDA=OFF)
   else
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d '. ')
-    options=(-DMAGICPIG_CUDA=ON -DMAGICPIG_EMULATOR=OFF "-DMAGICPIG_CUDA_ARCHITECTURES=${capability:-90}" -DCMAKE_CUDA_FLAGS=-Xptxas=-v)
+    local capability=90
+    if command -v nvidia-smi >/dev/null; then
+      nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+      capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d '. ')
+    else
+      echo 'nvidia-smi was not found: built for compute capability 9.0'
+    fi
+    options=(-DMAGICPIG_CUDA=ON -DMAGICPIG_EMULATOR=OFF "-DMAGICPIG_CUDA_ARCHITECTURES=$capability" -DCMAKE_CUDA_FLAGS=-Xptxas=-v)
   fi
   log=$logs/build.log
   { cmake -S "$package" -B "$build" "${options[@]}" && cmake --build "$build" --parallel "$(nproc)"; } >"$log" 2>&1 || {

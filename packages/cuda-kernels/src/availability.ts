@@ -32,7 +32,8 @@ export function availability(): Availability {
       ? 'the driver reports no device (is CUDA_VISIBLE_DEVICES set to hide it?)'
       : driver === 0
         ? 'no NVIDIA driver is installed'
-        : `${native.errorText(status)} (${native.errorName(status)}); the driver supports CUDA ${version(driver)}, the kernels were built with ${version(runtime)}`;
+        : `${native.errorText(status)} (${native.errorName(status)}); the driver supports CUDA ${version(driver)}, the kernels were built with ${version(runtime)}` +
+          (driver < runtime ? ': update the driver, or build the package with the toolkit of its version' : '');
   return { available: false, reason: `No CUDA device: ${why}.` };
 }
 
