@@ -410,6 +410,9 @@ describe('steps that come again', () => {
     expect(cache.times.transfer - before.transfer).toBe(3 * 1.5);
     expect(cache.times.gpu - before.gpu).toBe(2 * 1.5);
     expect(cache.times.attend).toBeGreaterThan(before.attend);
+    // ... and the fake host that its threads chose keys for half of the time.
+    expect(cache.times.select).toBeGreaterThan(before.select);
+    expect(cache.times.select - before.select).toBeLessThanOrEqual(cache.times.attend - before.attend);
     expect(cache.times.idle).toBeGreaterThan(before.idle);
     dispose();
   });

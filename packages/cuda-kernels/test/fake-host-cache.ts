@@ -44,6 +44,7 @@ export class FakeHostCache implements HostCache {
       },
       attend: (layer, _queries, _output, options) => {
         this.#note('host.attend', layer, options?.sampling);
+        if (options?.sampledMs) for (const i of [0, 1]) options.sampledMs[i]! += 3 * (i + 1);
         const earlier = options?.sampling?.every((one) => one?.sampledOnly);
         if (!earlier && !appended.has(layer)) this.#fake.problems.push(`attention to layer ${layer} before its keys`);
       },

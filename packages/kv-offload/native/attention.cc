@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 
 #include "magicpig/thread_pool.h"
@@ -70,6 +71,10 @@ class Attention {
     }
     if (args_.keys_read != nullptr) {
       for (uint32_t row = 0; row < step_.rows(); ++row) args_.keys_read[row] += static_cast<double>(keys_read_[row]);
+    }
+    if (args_.sampled_ms != nullptr) {
+      args_.sampled_ms[0] += static_cast<double>(select_ns_) / 1e6;
+      args_.sampled_ms[1] += static_cast<double>(sampled_ns_) / 1e6;
     }
     return std::nullopt;
   }
@@ -320,6 +325,7 @@ class Attention {
     if (failed_entry_.load(std::memory_order_relaxed) != kNone) return;
     const Step::Entry& entry = step_.entries()[task.entry];
     const Sampling& sampling = *SamplingOf(task.entry);
+    const uint64_t begin = args_.sampled_ms != nullptr ? Nanoseconds() : 0;
     const magicpig_selector& selector = *sampling.selector;
     const HeadRows rows = entry.sequence->Rows(args_.layer, task.kv_head);
     const uint32_t position = entry.start + task.row, indexed = sampling.end - sampling.begin;
@@ -338,6 +344,8 @@ class Attention {
     for (uint32_t head = 0; head < task.heads; ++head) {
       if (const char* fault = FaultOf(selections[head], indexed)) return Fail(task.entry, fault);
     }
+
+    if (args_.sampled_ms != nullptr) select_ns_.fetch_add(Nanoseconds() - begin, std::memory_order_relaxed);
 
     PrepareQueries(task, scratch.queries);
     for (uint32_t head = 0; head < task.heads; ++head) ResetState(scratch.states + head * state_size_, dim_);
@@ -360,6 +368,12 @@ class Attention {
       }
     }
     FinishRows(task, scratch.states, [&](uint32_t) { return keys; });
+    if (args_.sampled_ms != nullptr) sampled_ns_.fetch_add(Nanoseconds() - begin, std::memory_order_relaxed);
+  }
+
+  static uint64_t Nanoseconds() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
   }
 
   // sqrt(E |o' - o|^2) of a query head's output o' about the exact one, to first order: o' = N / D errs by
@@ -448,19 +462,10 @@ class Attention {
   size_t counters_ = 0;
   size_t queries_bytes_ = 0, states_bytes_ = 0, selections_bytes_ = 0, scores_bytes_ = 0;
   std::vector<std::atomic<uint64_t>> keys_read_;  // (rows)
+  std::atomic<uint64_t> select_ns_{0}, sampled_ns_{0};
   std::atomic<uint32_t> failed_entry_{kNone};
   std::atomic<const char*> failure_{""};
 };
-
-// Whether attention needs the step's own keys: not where all entries read earlier, sampled tokens alone.
-bool ReadsNewKeys(const Step& step, const std::vector<Sampling>* sampling) {
-  if (sampling == nullptr) return true;
-  for (size_t e = 0; e < sampling->size(); ++e) {
-    const Sampling& one = (*sampling)[e];
-    if (one.selector == nullptr || !one.sampled_only || one.end > step.entries()[e].start) return true;
-  }
-  return false;
-}
 
 }  // namespace
 

@@ -18,6 +18,7 @@ struct AttendArgs {
   float* log_sum_exp = nullptr;                     // (rows, query_heads)
   float* standard_error = nullptr;                  // (rows, query_heads)
   double* keys_read = nullptr;                      // (rows), added to
+  double* sampled_ms = nullptr;                     // (2) of all threads: selection, all of sampled attention; added to
 };
 
 // Throws std::bad_alloc before anything is computed.

@@ -292,7 +292,7 @@ Napi::Value Append(const Napi::CallbackInfo& info, StepHandle& step) {
   return Finish(info.Env(), step->Append(Number(info[1]), ReadableRows(info, 2), ReadableRows(info, 5)));
 }
 
-// (step, layer, queries, offset, stride, output, offset, stride, sampling, logSumExp, keysRead, standardError)
+// (step, layer, queries, offset, stride, output, offset, stride, sampling, logSumExp, keysRead, standardError, sampledMs)
 Napi::Value Attend(const Napi::CallbackInfo& info, StepHandle& step) {
   AttendArgs args{};
   args.layer = Number(info[1]);
@@ -321,6 +321,7 @@ Napi::Value Attend(const Napi::CallbackInfo& info, StepHandle& step) {
   if (!info[9].IsUndefined()) args.log_sum_exp = info[9].As<Napi::Float32Array>().Data();
   if (!info[10].IsUndefined()) args.keys_read = info[10].As<Napi::Float64Array>().Data();
   if (!info[11].IsUndefined()) args.standard_error = info[11].As<Napi::Float32Array>().Data();
+  if (!info[12].IsUndefined()) args.sampled_ms = info[12].As<Napi::Float64Array>().Data();
   return Finish(info.Env(), magicpig::kv::Attend(*step, args));
 }
 

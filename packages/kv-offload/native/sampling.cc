@@ -30,6 +30,15 @@ Status CheckSampling(const Step& step, uint32_t layer, const std::vector<Samplin
   return std::nullopt;
 }
 
+bool ReadsNewKeys(const Step& step, const std::vector<Sampling>* sampling) {
+  if (sampling == nullptr) return true;
+  for (size_t e = 0; e < sampling->size(); ++e) {
+    const Sampling& one = (*sampling)[e];
+    if (one.selector == nullptr || !one.sampled_only || one.end > step.entries()[e].start) return true;
+  }
+  return false;
+}
+
 const char* FaultOf(const magicpig_selection& selection, uint32_t indexed) {
   if (selection.count == 0) return nullptr;
   if (selection.ids == nullptr) return "returned no ids";

@@ -22,6 +22,9 @@ struct Sampling {
 // Whether the selectors fit the step's entries, one for each.
 Status CheckSampling(const Step& step, uint32_t layer, const std::vector<Sampling>& samplings);
 
+// Whether attention needs the step's own keys: not where all entries read earlier, sampled tokens alone.
+bool ReadsNewKeys(const Step& step, const std::vector<Sampling>* sampling);
+
 // What is wrong with a selection among `indexed` tokens, or nullptr.
 const char* FaultOf(const magicpig_selection& selection, uint32_t indexed);
 

@@ -63,7 +63,7 @@ export class KvStep {
    */
   attend(layer: number, queries: Rows, output: Rows, options: AttendOptions = {}): void {
     const { layers, queryHeads, headDim } = this.#store;
-    const { sampling, logSumExp, keysRead, standardError } = options;
+    const { sampling, logSumExp, keysRead, standardError, sampledMs } = options;
     checkInteger('layer', layer, 0, layers - 1);
     checkRows('queries', queries, this.rows, queryHeads * headDim);
     checkRows('output', output, this.rows, queryHeads * headDim);
@@ -75,8 +75,13 @@ export class KvStep {
         );
       }
     }
-    if (keysRead !== undefined && !(keysRead instanceof Float64Array && keysRead.length >= this.rows)) {
-      throw new InvalidArgumentError(`keysRead must be a Float64Array of at least ${this.rows} elements.`);
+    for (const [name, array, length] of [
+      ['keysRead', keysRead, this.rows],
+      ['sampledMs', sampledMs, 2],
+    ] as const) {
+      if (array !== undefined && !(array instanceof Float64Array && array.length >= length)) {
+        throw new InvalidArgumentError(`${name} must be a Float64Array of at least ${length} elements.`);
+      }
     }
     translateErrors(() =>
       native.attend(
@@ -92,6 +97,7 @@ export class KvStep {
         logSumExp,
         keysRead,
         standardError,
+        sampledMs,
       ),
     );
   }

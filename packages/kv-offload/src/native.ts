@@ -61,6 +61,7 @@ export interface Native {
     logSumExp: Float32Array | undefined,
     keysRead: Float64Array | undefined,
     standardError: Float32Array | undefined,
+    sampledMs: Float64Array | undefined,
   ): void;
   rollbackStep(step: object): void;
   createGivenSelector(store: object): object;

@@ -46,6 +46,8 @@ export interface AttendOptions {
   standardError?: Float32Array;
   /** [rows]: the number of keys read, summed over query heads, is added to it. */
   keysRead?: Float64Array;
+  /** [2]: milliseconds of all threads are added to it: those that selectors took, and those of sampled attention in all. */
+  sampledMs?: Float64Array;
 }
 
 /** What a store holds and what the system gave it. Bytes. */

@@ -170,6 +170,19 @@ describe.each(['f32', 'f16', 'bf16', 'int8'] as const)('sampled attention over %
     expect(() => attend(range)).toThrow(/call append\(\) first/);
     expect(() => attend({ ...range, end: 331, sampledOnly: true })).toThrow(/call append\(\) first/);
 
+    // It tells how long selectors took: of what is exact nothing.
+    const [sampledMs, exactMs] = [new Float64Array(2), new Float64Array(2)];
+    for (const [sampling, ms] of [
+      [range, sampledMs],
+      [null, exactMs],
+    ] as const) {
+      using other = sequence.fork();
+      runStep(store, [{ sequence: other, tokens: 1 }], rows, () => ({ sampling: [sampling], sampledMs: ms }));
+    }
+    expect(sampledMs[0]).toBeGreaterThan(0);
+    expect(sampledMs[1]).toBeGreaterThan(sampledMs[0]!);
+    expect([...exactMs]).toEqual([0, 0]);
+
     // No sampled tokens at all.
     const empty = run({ selector: nothing.selector, begin: 4, end: 4, sampledOnly: true });
     expect(empty.output.every((x) => x === 0)).toBe(true);

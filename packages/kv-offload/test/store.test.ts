@@ -253,6 +253,7 @@ describe('misuse', () => {
     expect(() => step.attend(0, { ...rows, offset: 1 }, rows)).toThrow(/queries: 2 rows/);
     expect(() => step.attend(0, rows, rows, { logSumExp: new Float32Array(7) })).toThrow(/logSumExp/);
     expect(() => step.attend(0, rows, rows, { keysRead: new Float64Array(1) })).toThrow(/keysRead/);
+    expect(() => step.attend(0, rows, rows, { sampledMs: new Float64Array(1) })).toThrow(/sampledMs/);
     expect(() => step.attend(0, rows, rows, { sampling: [] })).toThrow(/sampling has 0 elements/);
   });
 

@@ -206,9 +206,9 @@ export interface TimeSplit {
   transferMs?: number;
   /** With a device: the host waited for it. */
   idleMs?: number;
-  /** With a device: the host chose keys, where that is not part of `attendMs`. */
+  /** With a device: the host chose keys. */
   selectMs?: number;
-  /** The host chose keys, attended to them, and wrote keys and values. */
+  /** The host attended to keys, and wrote keys and values; without a device it also chose keys. */
   attendMs: number;
   /** Building and growing tables and sketches. */
   indexMs: number;

@@ -75,9 +75,9 @@ export interface DeviceTimes {
   readonly transfer: number;
   /** The host waited for the device. */
   readonly idle: number;
-  /** The host chose keys, where that is not part of `attend`. */
+  /** The host chose keys. */
   readonly select: number;
-  /** The host chose keys, attended to them, and wrote keys and values. */
+  /** The host attended to keys, and wrote keys and values. */
   readonly attend: number;
 }
 

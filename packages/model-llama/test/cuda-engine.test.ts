@@ -186,7 +186,8 @@ describe('magicpig on a device', () => {
     const [onCpu, onDevice] = ends.map(({ timing }) => timing.split);
     expect(Object.keys(onCpu!)).toEqual(['denseMs', 'attendMs', 'indexMs', 'otherMs']);
     const { gpuMs, transferMs, idleMs, selectMs, attendMs } = onDevice!;
-    for (const ms of [gpuMs, transferMs, idleMs, selectMs]) expect(ms).toBeGreaterThanOrEqual(0);
+    for (const ms of [gpuMs, transferMs, idleMs]) expect(ms).toBeGreaterThanOrEqual(0);
+    expect(selectMs).toBeGreaterThan(0);
     expect(attendMs).toBeGreaterThan(0);
     expect(idleMs! + attendMs).toBeLessThan(ends[1]!.timing.decodeMs);
     expect(got).toMatchObject({ policy: 'magicpig', sampledSteps: 5, exactTokens: expected!.exactTokens });

@@ -248,13 +248,18 @@ export class CudaKvStep {
       (one, i) => one && { ...one, ...(selectors && { selector: selectors[i]! }) },
     );
     const start = performance.now();
+    const sampledMs = new Float64Array(2);
     part.host!.attend(
       layer,
       this.#toHost.queries(layer, part),
       { data: pinned.host, offset: part.row * width, stride: width },
-      { ...options, ...(sampling && { sampling }), ...(own && { logSumExp: own }) },
+      { ...options, ...(sampling && { sampling }), ...(own && { logSumExp: own }), sampledMs },
     );
-    times.attend += performance.now() - start;
+    const ms = performance.now() - start;
+    const [selecting, all] = sampledMs as unknown as [number, number];
+    const select = all > 0 ? (ms * selecting) / all : 0;
+    times.select += select;
+    times.attend += ms - select;
     backend.clock.start();
     const out = this.#output!.overwriteF32();
     const copy = (to: DeviceArray<'f32'>, from: PinnedArray<'f32'>, each: number) => {

@@ -28,6 +28,8 @@ export interface AttendOptions {
   keysRead?: Float64Array;
   /** Receives log sum exp(scores), [R, queryHeads]; with it, queries and keys are rotated in place too. */
   logSumExp?: Float32Array;
+  /** Of attention in host memory, [2]: adds milliseconds of all threads: those that selectors took, and of sampled attention in all. */
+  sampledMs?: Float64Array;
 }
 
 /** Keys and values of one context. */

@@ -55,9 +55,9 @@ export interface StepTimes {
   gpu: number;
   /** Rows were on their way to host memory, by the device's clock. */
   transfer: number;
-  /** The host chose keys apart from attending to them: 0, it does both at once. */
+  /** The host chose keys: its threads' share of the time in which they chose and attended. */
   select: number;
-  /** The host chose keys, attended to them, and wrote keys and values. */
+  /** The host attended to keys, and wrote keys and values. */
   attend: number;
   /** The host waited for the device. */
   idle: number;
