@@ -32,6 +32,7 @@ const readmes = {
     samplers: samplers(result('samplers')),
     'error-target': errorTarget(result('error-target')),
     'sampler-speed': samplerSpeed(result('sampler-speed')),
+    'block-skips': blockSkips(result('block-skips')),
   },
   'packages/kv-offload/README.md': {
     'kv-attention': kvAttention(result('kv-attention')),
@@ -286,6 +287,23 @@ function errorTarget({ rows }) {
       percent(coverage),
     ]),
     `${rows[0].draws.toLocaleString('en')} draws a row.`,
+  );
+}
+
+/** Errors of attention by what is looked at, and in parentheses how many of the keys that are, by budget. */
+function blockSkips({ model, contextTokens, texts, layers, rows, cpu, date }) {
+  const shares = [...new Set(rows.map(({ share }) => share))];
+  const lines = new Map();
+  for (const { context, look, bits, residual, looked, error } of rows) {
+    const codes = residual ? `${bits}, of the distance to the mean of the block` : bits;
+    const key = [context, look, codes].join();
+    if (!lines.has(key)) lines.set(key, [context, look, codes]);
+    lines.get(key).push(looked === 1 ? error.toFixed(3) : `${error.toFixed(3)} (${percent(looked)})`);
+  }
+  return markdown(
+    ['context', 'looked at', 'bits', ...shares.map((share) => `error at ${100 * share}% of the keys`)],
+    [...lines.values()],
+    `${model}, ${contextTokens} tokens of each of ${texts.length} texts, layers ${layers.join(', ')}. ${cpu}, ${date}.`,
   );
 }
 
