@@ -219,19 +219,24 @@ void Ranks(const SketchStream& stream, uint32_t first, size_t n, uint8_t* ranks)
     const __m512i low = rank(_mm512_and_si512(words, _mm512_set1_epi32(0xffff))), high = rank(_mm512_srli_epi32(words, 16));
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 8));
   };
+  __m512i keys[10][2];
+  auto key0 = static_cast<uint32_t>(stream.seed), key1 = static_cast<uint32_t>(stream.seed >> 32);
+  for (auto& key : keys) {
+    key[0] = _mm512_set1_epi64(key0);
+    key[1] = _mm512_set1_epi64(key1);
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  const __m512i head = _mm512_set1_epi64(stream.head), step = _mm512_set1_epi64(stream.step), domain = _mm512_set1_epi64(kDrawDomain);
   for (size_t i = 0; i < n; i += 64) {
-    __m512i c0 = _mm512_add_epi64(blocks, _mm512_set1_epi64((first + i) / 8)), c1 = _mm512_set1_epi64(stream.head);
-    __m512i c2 = _mm512_set1_epi64(stream.step), c3 = _mm512_set1_epi64(kDrawDomain);
-    auto key0 = static_cast<uint32_t>(stream.seed), key1 = static_cast<uint32_t>(stream.seed >> 32);
+    __m512i c0 = _mm512_add_epi64(blocks, _mm512_set1_epi64((first + i) / 8)), c1 = head, c2 = step, c3 = domain;
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+    for (const auto& key : keys) {
       const __m512i p0 = _mm512_mul_epu32(c0, multiplier0), p2 = _mm512_mul_epu32(c2, multiplier2);
-      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p2, 32), c1, _mm512_set1_epi64(key0), kXor3);
-      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3, _mm512_set1_epi64(key1), kXor3);
+      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p2, 32), c1, key[0], kXor3);
+      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3, key[1], kXor3);
       c1 = p2;
       c3 = p0;
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
     }
     constexpr __mmask16 kUpper = 0xaaaa;
     // Words 0 and 1 of each block, and 2 and 3; then 16 bits of each, block after block.

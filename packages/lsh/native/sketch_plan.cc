@@ -105,10 +105,16 @@ uint8_t RankOf(double pi) {
 }
 
 void PlanLevels(const SketchPlan& plan, SketchDraw& draw) {
+  // Of each rank.
+  static const auto logs = [] {
+    std::array<float, kSketchRanks + 1> logs{};
+    for (uint32_t rank = 1; rank <= kSketchRanks; ++rank) logs[rank] = LogOf(static_cast<float>(RankThreshold(rank)));
+    return logs;
+  }();
   for (int level = 0; level < kSketchLevels; ++level) {
     const double weight = kWeights[std::min(plan.base + level, kSketchBins - 1)];
     draw.ranks[level] = RankOf(plan.tau * (weight + plan.floor));
-    draw.logs[level] = LogOf(static_cast<float>(RankThreshold(draw.ranks[level])));
+    draw.logs[level] = logs[draw.ranks[level]];
   }
 }
 

@@ -1,8 +1,8 @@
 // From how many tokens of context on is sampled attention the faster one? Decode of one text at growing contexts, exact and
-// sampled in turns; the crossover is the default of `minContext`.
+// sampled in turns; the crossover is the default of `minContext` of each policy.
 //
 //   node bench/min-context.mjs --model smollm2
-import { MagicPigPolicy, resolveAttention } from '../dist/index.js';
+import { MagicPigPolicy, resolveAttention, SketchPolicy } from '../dist/index.js';
 import { benchOptions, benchText, median, writeResults } from './common.mjs';
 import { openLlama, prefill } from './open-llama.mjs';
 
@@ -11,31 +11,49 @@ const STEPS = 16;
 const options = benchOptions({ tokens: '512,1024,1536,2048,2560,3072,3584,4096,5120,6144,7168' });
 const { model: source, rounds, contexts } = options;
 const { config, tokenizer, backend, store, llama } = await openLlama({ source, threads: options.threads });
-const settings = resolveAttention({ policy: 'magicpig', minContext: 0 }, config.layers);
-const policy = new MagicPigPolicy({ settings, config, cache: store, pool: backend.pool });
+const POLICIES = { magicpig: MagicPigPolicy, sketch: SketchPolicy };
+const openers = Object.fromEntries(
+  Object.entries(POLICIES).map(([name, Policy]) => {
+    const settings = resolveAttention({ policy: name, minContext: 0 }, config.layers);
+    const policy = new Policy({ settings, config, cache: store, pool: backend.pool });
+    return [name, (sequence) => policy.open(sequence)];
+  }),
+);
 const tokens = tokenizer.encode(benchText());
 
 console.log(`${source}, ${backend.description}, medians of ${rounds} x ${STEPS} tokens\n`);
-console.log('context  dense, ms  magicpig, ms');
+console.log(`context  dense, ms  ${Object.keys(openers).map(heading).join('  ')}`);
 const context = store.open();
 const rows = contexts.map((length) => {
   prefill(llama, context, tokens.subarray(context.length, length));
-  const times = { dense: [], magicpig: [] };
+  const times = { dense: [] };
   for (let round = 0; round < rounds; round += 1) {
     times.dense.push(...decode(undefined));
-    times.magicpig.push(...decode((sequence) => policy.open(sequence)));
+    for (const [name, open] of Object.entries(openers)) (times[name] ??= []).push(...decode(open));
   }
-  const row = { context: length, denseMs: median(times.dense), magicpigMs: median(times.magicpig) };
-  row.ratio = row.denseMs / row.magicpigMs;
-  console.log(
-    `${String(length).padStart(7)}  ${row.denseMs.toFixed(2).padStart(9)}  ${row.magicpigMs.toFixed(2).padStart(12)} (${row.ratio.toFixed(2)}x)`,
+  const dense = median(times.dense);
+  const row = { context: length, denseMs: dense };
+  for (const name of Object.keys(openers)) row[name] = { ms: median(times[name]), ratio: dense / median(times[name]) };
+  const sampled = Object.keys(openers).map((name) =>
+    `${row[name].ms.toFixed(2)} (${row[name].ratio.toFixed(2)}x)`.padStart(15),
   );
+  console.log(`${String(length).padStart(7)}  ${dense.toFixed(2).padStart(9)}  ${sampled.join('  ')}`);
   return row;
 });
-const last = rows.findLastIndex(({ ratio }) => ratio < 1);
-const crossover = rows[last + 1]?.context ?? null;
-console.log(`\nsampling is faster from ${crossover ?? 'beyond the longest context measured'}`);
+const crossover = Object.fromEntries(
+  Object.keys(openers).map((name) => {
+    const last = rows.findLastIndex((row) => row[name].ratio < 1);
+    return [name, rows[last + 1]?.context ?? null];
+  }),
+);
+for (const [name, from] of Object.entries(crossover)) {
+  console.log(`${name} is faster from ${from ?? 'beyond the longest context measured'}`);
+}
 writeResults('min-context', { model: source, threads: backend.threads, rounds, steps: STEPS, crossover, rows });
+
+function heading(name) {
+  return `${name}, ms`.padStart(15);
+}
 
 /** Milliseconds of each token that goes on a copy of the context. */
 function decode(openAttention) {

@@ -16,7 +16,7 @@ const SHAPES = {
   'llama-3.1-8b': { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 128 },
   smollm2: { layers: 1, kvHeads: 3, queryHeads: 9, headDim: 64 },
 };
-const SHARES = [0.0025, 0.005, 0.01, 0.02, 0.05];
+const SHARES = [0.005, 0.01, 0.0125, 0.015, 0.02, 0.03, 0.04, 0.05];
 /** Query tokens: each one's error counts, and its time. */
 const QUERIES = 12;
 const { values: flags } = parseArgs({
