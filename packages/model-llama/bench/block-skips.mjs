@@ -2,7 +2,7 @@
 // keys are looked at with probabilities that follow the scores of their means, in the order of the text or ordered by clusters, and when
 // the codes hold what keys differ by from the mean of their block. By the formula of the variance: nothing is drawn, nothing is timed.
 //
-//   node bench/block-skips.mjs     some four minutes
+//   node bench/block-skips.mjs     some five minutes
 //
 // Of one text, and of all texts behind one another, each later one without its first tokens, which would be sinks within the context.
 import { parseArgs } from 'node:util';
@@ -72,10 +72,8 @@ const variants = [
   { look: 'blocks of clusters', bits: 2 },
 ];
 const rows = [];
-for (const [context, parts] of [
-  ['one text', texts.map((text) => [text])],
-  ['all texts', [texts]],
-].map(([name, all]) => [name, all])) {
+const contexts = { 'one text': texts.map((text) => [text]), 'all texts': [texts] };
+for (const [context, parts] of Object.entries(contexts)) {
   const sums = new Map();
   for (const part of parts) {
     for (const layer of LAYERS) for (let head = 0; head < kvHeads; head += 1) count(part, layer, head, sums);

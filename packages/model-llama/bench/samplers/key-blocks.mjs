@@ -1,6 +1,6 @@
 // Blocks of keys, and the error of attention when only some blocks are looked at, by the formula of the variance.
 import { KeySketch } from '@magicpig/lsh';
-import { generator, scoresOf } from './selections.mjs';
+import { generator, scoresOf, tauOf } from './selections.mjs';
 
 const ITERATIONS = 8;
 /** Bits a dimension of the means of blocks. */
@@ -126,21 +126,6 @@ export function blockProbabilities(meanSketch, blocks, queries, expected) {
     }
   }
   return probabilities.map((probability) => Math.min(1, Math.max(LEAST, probability)));
-}
-
-/** Smallest tau with sum min(1, tau w) = expected. */
-export function tauOf(weights, expected) {
-  let tau = 0;
-  for (let before = -1; ; ) {
-    let [certain, rest] = [0, 0];
-    for (const weight of weights) {
-      if (tau * weight < 1) rest += weight;
-      else certain += 1;
-    }
-    if (certain === before) return tau;
-    before = certain;
-    tau = (expected - certain) / rest;
-  }
 }
 
 /**

@@ -125,17 +125,7 @@ function poissonDraw(scores, share, random) {
   for (let i = 1; i < count; i += 1) if (scores[i] > largest) largest = scores[i];
   const weights = new Float64Array(count);
   for (let i = 0; i < count; i += 1) weights[i] = Math.exp(scores[i] - largest);
-  let tau = 0;
-  for (let before = -1; ; ) {
-    let [certain, rest] = [0, 0];
-    for (let i = 0; i < count; i += 1) {
-      if (tau * weights[i] < 1) rest += weights[i];
-      else certain += 1;
-    }
-    if (certain === before) break;
-    before = certain;
-    tau = (share * count - certain) / rest;
-  }
+  const tau = tauOf(weights, share * count);
   const ids = [];
   const logProbabilities = [];
   for (let id = 0; id < count; id += 1) {
@@ -145,6 +135,21 @@ function poissonDraw(scores, share, random) {
     logProbabilities.push(Math.log(probability));
   }
   return { ids: Uint32Array.from(ids), logProbabilities: Float32Array.from(logProbabilities) };
+}
+
+/** The tau with sum min(1, tau weight) = expected. */
+export function tauOf(weights, expected) {
+  let tau = 0;
+  for (let before = -1; ; ) {
+    let [certain, rest] = [0, 0];
+    for (const weight of weights) {
+      if (tau * weight < 1) rest += weight;
+      else certain += 1;
+    }
+    if (certain === before) return tau;
+    before = certain;
+    tau = (expected - certain) / rest;
+  }
 }
 
 /** Uniform numbers in [0, 1): the generator mulberry32. */
