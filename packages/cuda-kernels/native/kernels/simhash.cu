@@ -129,13 +129,14 @@ __global__ void __launch_bounds__(kThreads)
   // A operands: lane (group, member) holds components 32 s + 4 member .. + 3 and 32 s + 16 + 4 member .. + 3 of vectors
   // `group` and `group + 8` of the warp's 16.
   uint32_t high[kSteps][4], low[kSteps][4];
+  // The blocks of the other groups of tables need no norms: doubles are slow on many devices.
+  const bool norms = inverse_norms != nullptr && blockIdx.y == 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int64_t row = first_row + warp * 16 + lane / 4 + 8 * half;
     const bool live = row < shape.rows;
     float4 values[kSteps][2];
     uint32_t largest = 0;
-    double squares = 0;
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
@@ -154,26 +155,35 @@ __global__ void __launch_bounds__(kThreads)
         const uint32_t bits[4] = {float_to_bits(v.x), float_to_bits(v.y), float_to_bits(v.z), float_to_bits(v.w)};
 #pragma unroll
         for (int e = 0; e < 4; ++e) largest = largest > (bits[e] & 0x7fffffffu) ? largest : bits[e] & 0x7fffffffu;
-        squares += static_cast<double>(v.x) * v.x + static_cast<double>(v.y) * v.y + static_cast<double>(v.z) * v.z +
-                   static_cast<double>(v.w) * v.w;
       }
     }
 #pragma unroll
     for (int lanes = 1; lanes < 4; lanes *= 2) {
       const uint32_t other = __shfl_xor_sync(kAllLanes, largest, lanes);
       largest = largest > other ? largest : other;
-      squares += __shfl_xor_sync(kAllLanes, squares, lanes);
     }
     const bool finite = largest < 0x7f800000u;
     const bool zero = !finite || bits_to_float(largest) < 0x1p-100f;
     // Rounding is symmetric: a negative scale gives the negated integers.
     const float scale = zero ? 0.0f : -__fdiv_rn(static_cast<float>(rounding_limit(shape.dim)), bits_to_float(largest));
-    if (live && member == 0 && blockIdx.y == 0) {
-      if (inverse_norms != nullptr) {
+    if (norms) {
+      double squares = 0;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+          const float4 v = values[s][part];
+          squares += static_cast<double>(v.x) * v.x + static_cast<double>(v.y) * v.y + static_cast<double>(v.z) * v.z +
+                     static_cast<double>(v.w) * v.w;
+        }
+      }
+#pragma unroll
+      for (int lanes = 1; lanes < 4; lanes *= 2) squares += __shfl_xor_sync(kAllLanes, squares, lanes);
+      if (live && member == 0) {
         inverse_norms[row] = !finite ? __builtin_nanf("") : zero ? 0.0f : static_cast<float>(1.0 / sqrt(squares));
       }
-      if (!finite && non_finite != nullptr) atomicAdd(non_finite, 1);
     }
+    if (live && member == 0 && blockIdx.y == 0 && !finite && non_finite != nullptr) atomicAdd(non_finite, 1);
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
