@@ -5,8 +5,9 @@
 // the order in which the fibers run is a parameter (emulator::set_order), so that a missing barrier shows as a wrong
 // result. Blocks run one after another. Shared memory is poisoned before each block, device memory when it is allocated.
 // Asynchronous copies (cp.async) land only when they are waited for, or (with another order) at once; work on a stream runs
-// only when something waits for the stream, so that a missing event shows too. What may not be called while a stream captures fails and
-// spoils the capture. Launches obey the limits of the least of the architectures, and barriers and warp operations must be met by all threads at one place in the source.
+// only when something waits for the stream, so that a missing event shows too. What may not be called while a stream captures
+// fails and spoils the capture. Launches obey the limits of the least of the architectures, and barriers and warp operations
+// must be met by all threads at one place in the source.
 //
 // The kernels themselves are compiled so that every access to memory passes through emulator::touch (memory_check.cc): races,
 // reads of shared memory that nobody wrote, accesses past an end and misaligned ones end the program with a sentence. Under
