@@ -28,6 +28,9 @@ const readmes = {
     perplexity: perplexity(result('perplexity')),
     'sampling-error': samplingError(result('sampling-error')),
   },
+  'docs/engine.md': {
+    'long-context-operators': longContextOperators(result('long-context')),
+  },
   'docs/samplers.md': {
     samplers: samplers(result('samplers')),
     'error-target': errorTarget(result('error-target')),
@@ -84,27 +87,53 @@ function longContext({ model, rows, cpu, date }) {
   return markdown(
     [
       'context',
-      'keys and values',
       'weights',
       'dense, ms',
       'of the memory speed',
-      'magicpig, ms',
+      'sampled with',
+      'ms',
       'possible',
-      'of all keys read',
+      'keys drawn',
+      'error',
+      'index, keys and values',
     ],
-    rows.flatMap(({ context, keyBytes, keysReadShare, formats }) =>
-      formats.map(({ format, weightBytes, denseMs, denseBandwidthShare, magicpigMs, magicpigRatio, possibleRatio }) => [
-        context,
-        gigabytes(keyBytes),
-        `${format}, ${gigabytes(weightBytes)}`,
-        denseMs.toFixed(0),
-        percent(denseBandwidthShare),
-        `${magicpigMs.toFixed(0)} (${magicpigRatio.toFixed(1)}x)`,
-        `${possibleRatio.toFixed(1)}x`,
-        percent(keysReadShare),
-      ]),
+    rows.flatMap(({ context, policy, keyBytes, indexBytes, sampledShare, error, formats }) =>
+      formats.map(
+        ({ format, weightBytes, readBandwidth, denseMs, bandwidthShare, sampledMs, ratio, possibleRatio }) => [
+          context,
+          `${format}, ${gigabytes(weightBytes)}`,
+          denseMs.toFixed(0),
+          `${percent(bandwidthShare)} of ${(readBandwidth / 1e9).toFixed(0)} GB/s`,
+          policy,
+          `${sampledMs.toFixed(0)} (${ratio.toFixed(2)}x)`,
+          `${possibleRatio.toFixed(1)}x`,
+          percent(sampledShare),
+          error.toFixed(2),
+          `${gigabytes(indexBytes)}, ${gigabytes(keyBytes)}`,
+        ],
+      ),
     ),
     `${model}, milliseconds a token. ${cpu}, ${date}.`,
+  );
+}
+
+/** Operators of exact decoding at long contexts: milliseconds of a token, and the share of the memory's speed. */
+function longContextOperators({ rows, cpu, date }) {
+  const contexts = rows.filter(({ context }, i) => rows.findIndex((row) => row.context === context) === i);
+  const columns = contexts.flatMap(({ context, formats }) => formats.map((format) => ({ context, ...format })));
+  const name = (operator, format) => operator.replace(new RegExp(` ${format}$`), '');
+  const names = [
+    ...new Set(columns.flatMap(({ operators, format }) => operators.dense.map((one) => name(one.operator, format)))),
+  ];
+  const cell = (operator, { operators, format }) => {
+    const found = operators.dense.find((one) => name(one.operator, format) === operator);
+    return found && found.ms >= 0.1 ? `${found.ms.toFixed(1)} (${Math.round(100 * found.bandwidthShare)}%)` : '';
+  };
+  const lines = names.map((operator) => [operator, ...columns.map((column) => cell(operator, column))]);
+  return markdown(
+    ['operator', ...columns.map(({ context, format }) => `${context}, ${format}`)],
+    lines.filter(([, ...cells]) => cells.some((text) => text !== '')),
+    `${cpu}, ${date}.`,
   );
 }
 

@@ -6,14 +6,18 @@ import { parseArgs } from 'node:util';
 
 const BENCHMARKS = new URL('../../../benchmarks/', import.meta.url);
 
-/** Command line: `--model`, `--threads`, `--rounds`, `--tokens 512,6000`; defaults other than these may be given. */
-export function benchOptions({ model = 'smollm2', rounds = '3', tokens = '512,6000' } = {}) {
+/**
+ * Command line: `--model`, `--threads`, `--rounds`, `--tokens 512,6000`, and `--attention`, options as JSON, where there is a
+ * default for it; defaults other than these may be given.
+ */
+export function benchOptions({ model = 'smollm2', rounds = '3', tokens = '512,6000', attention } = {}) {
   const { values } = parseArgs({
     options: {
       model: { type: 'string', default: model },
       threads: { type: 'string' },
       rounds: { type: 'string', default: rounds },
       tokens: { type: 'string', default: tokens },
+      ...(attention && { attention: { type: 'string', default: attention } }),
     },
   });
   return {
@@ -21,6 +25,7 @@ export function benchOptions({ model = 'smollm2', rounds = '3', tokens = '512,60
     threads: values.threads === undefined ? undefined : Number(values.threads),
     rounds: Number(values.rounds),
     contexts: values.tokens.split(',').map(Number),
+    ...(values.attention && { attention: JSON.parse(values.attention) }),
   };
 }
 
@@ -72,10 +77,10 @@ export function readResults(name) {
   return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
 }
 
-/** As {@link writeResults}, for a benchmark that measures some of its rows in a run: rows of other contexts are kept. */
-export function writeRows(name, { rows, ...results }) {
+/** As {@link writeResults}, for a benchmark that measures some of its rows in a run: rows that differ in one of `keys` are kept. */
+export function writeRows(name, { rows, ...results }, keys = ['context']) {
   const before = readResults(name)?.rows ?? [];
-  const kept = before.filter(({ context }) => rows.every((row) => row.context !== context));
+  const kept = before.filter((one) => rows.every((row) => keys.some((key) => row[key] !== one[key])));
   writeResults(name, { ...results, rows: [...kept, ...rows].sort((a, b) => a.context - b.context) });
 }
 
