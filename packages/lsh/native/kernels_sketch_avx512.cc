@@ -146,8 +146,8 @@ void DepthsWith(const SketchKeys& keys, size_t n, const SketchKeys& next, uint32
   } of[kCount];
   for (size_t h = 0; h < kCount; ++h) {
     const SketchScale& scale = queries.scales[h];
-    of[h] = {_mm512_set1_epi16(static_cast<int16_t>(scale.half)), _mm512_set1_epi16(scale.gain), _mm512_set1_epi16(static_cast<int16_t>(bounds[h])),
-             _mm512_set1_epi16(INT16_MIN), _mm_cvtsi32_si128(scale.lift)};
+    of[h] = {_mm512_set1_epi16(static_cast<int16_t>(scale.half)), _mm512_set1_epi16(scale.gain),
+             _mm512_set1_epi16(static_cast<int16_t>(bounds[h])), _mm512_set1_epi16(INT16_MIN), _mm_cvtsi32_si128(scale.lift)};
   }
   // Of two runs of 32, the even and the odd ones.
   alignas(64) static constexpr auto kEven = [] {
@@ -195,7 +195,8 @@ void DepthsWith(const SketchKeys& keys, size_t n, const SketchKeys& next, uint32
 void Depths(const SketchKeys& keys, size_t n, const SketchKeys& next, uint32_t bits, size_t size, const SketchQueries& queries,
             const int32_t* bounds, int32_t* tops, uint8_t* depths, size_t stride) {
   const auto with = [&]<size_t kCount>() {
-    (FineSpans(bits) ? DepthsWith<kCount, true> : DepthsWith<kCount, false>)(keys, n, next, bits, size, queries, bounds, tops, depths, stride);
+    const auto scan = FineSpans(bits) ? DepthsWith<kCount, true> : DepthsWith<kCount, false>;
+    scan(keys, n, next, bits, size, queries, bounds, tops, depths, stride);
   };
   switch (queries.count) {
     case 1: return with.template operator()<1>();

@@ -18,9 +18,9 @@
 //   S = R ** G, G = min(2^14, floor(sigma' 2^(E - 108 - lift) + 1/2))
 // so that S is the score in quarters of a nat, up to a constant.
 //
-// Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16, 8, 4 or 2 of every 64 are counted (while
-// n is below 4,096, 8,192, 16,384, 32,768 and 65,536, and beyond), each for as many as it stands for; but those of the first e bins all are,
-// e <= 16 being the most bins that hold at most a 256th of the counted keys: few keys of large weights make much of the sum.
+// Counts. Keys lie in bins M - S, M being the largest S, or the last. Of n keys the first 64, 32, 16, 8, 4 or 2 of every 64 are counted
+// (while n is below 4,096, 8,192, 16,384, 32,768 and 65,536, and beyond), each for as many as it stands for; but those of the first e bins
+// all are, e <= 16 being the most bins that hold at most a 256th of the counted keys: few keys of large weights make much of the sum.
 //
 // Draws. The counts and the budget give tau and floor (sketch_plan.h), and the first bin with tau (w + floor) <= 1, w = e^(-(M - S) / 4);
 // base is the bin before it, or 0. Key i has the level clamp(M - base - S, 0, 63), and with it the probability min(1, tau (w + floor)), w
@@ -144,8 +144,8 @@ struct SketchKernels {
 
   // Keys first .. first + n - 1 that are drawn, ascending, and their log pi; returns how many. Levels are depth + offset, clamped. n is at
   // most kSketchChunk; depths and ranks [n rounded up to kSketchKeys].
-  size_t (*draw)(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first, uint32_t* ids,
-                 float* logs);
+  size_t (*draw)(const uint8_t* depths, int32_t offset, const uint8_t* ranks, size_t n, const SketchDraw& draw, uint32_t first,
+                 uint32_t* ids, float* logs);
 };
 
 // That of the same name as BestKernels().
