@@ -24,7 +24,7 @@ struct InputKernels {
   // Packs `rows` (1..tile_rows) rows of x, at distance `stride` floats, into `tile`, inputs from first to last:
   //   kF32   float [cols][rows]
   //   kBf16  where the processor multiplies bfloat16 pairs bfloat16 [cols / 2][rows][2], otherwise float [cols][rows], rounded
-  //   kInt16 [cols / 32] of { QuantInputs [8][rows]; QuantScale [rows] }
+  //   kInt16 [cols / 32] of { fours of inputs [8][rows], 8 bytes each, as the instruction set takes them; QuantScale [rows] }
   // With `norm` (cols) each row is RMS-normalised first. `scratch` has tile_rows * cols floats.
   void (*pack)(const float* x, size_t stride, int rows, size_t cols, const float* norm, float epsilon, float* scratch,
                void* tile);
@@ -33,21 +33,21 @@ struct InputKernels {
   uint64_t (*peak)(size_t iterations);
 };
 
-// Quantised activations are integers of at most this size: what they lose is then small beside what the weights lost, and the
-// sum of a block's products (32 of at most 255 times this) is an exact int32.
-inline constexpr float kMostInput = 32767;
-
-// Four consecutive quantised activations of a row, as pairs for instructions that multiply 16-bit integers and add two products.
-struct QuantInputs {
-  int16_t even[2];  // first and third
-  int16_t odd[2];   // second and fourth
-};
+// Quantised activations are integers of at most this size: what they lose is then small beside what the weights lost, the
+// sum of a block's products (32 of at most 255 times this) is an exact int32, and an integer is 256 times a signed byte plus
+// another one.
+inline constexpr float kMostInput = 127 * 256 + 127;
 
 // Of a block of 32 activations of a row: x = scale q.
 struct QuantScale {
   float scale;
   float scaled_total;          // scale times the sum of the q
   int32_t negative_totals[2];  // minus the sums of the first and of the last 16 q
+};
+
+// Sums of the first and of the last 16 integers of a block.
+struct BlockTotals {
+  int32_t first, last;
 };
 
 // A part of a packed panel: inputs first .. first + count of `cols`.

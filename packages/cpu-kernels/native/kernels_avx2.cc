@@ -67,13 +67,13 @@ struct Q8 {
   static constexpr int kRows = 3;
 
   using Ints = __m256i;
-  using Weights = QuantWeights<V8>::Shorts;
+  using Shorts = WeightPairs<V8>::Shorts;
 
   static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) { return _mm256_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm256_slli_epi32(x, n); }
   static V8 ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
-  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+  static Ints Dot(Ints sum, Shorts w, const int16_t (&x)[2]) {
     int pair;
     memcpy(&pair, x, sizeof pair);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(reinterpret_cast<__m256i>(w), _mm256_set1_epi32(pair)));
@@ -86,6 +86,6 @@ struct Q8 {
 
 }  // namespace
 
-constinit const Kernels kAvx2Kernels = MakeKernels<V8, Q8>();
+constinit const Kernels kAvx2Kernels = MakeKernels<V8, PairProducts<Q8>>();
 
 }  // namespace magicpig::cpu

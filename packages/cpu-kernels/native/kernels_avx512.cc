@@ -3,6 +3,6 @@
 
 namespace magicpig::cpu {
 
-constinit const Kernels kAvx512Kernels = MakeKernels<V16, Q16>();
+constinit const Kernels kAvx512Kernels = MakeKernels<V16, PairProducts<Q16>>();
 
 }  // namespace magicpig::cpu

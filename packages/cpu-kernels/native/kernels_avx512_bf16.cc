@@ -1,5 +1,5 @@
-// Kernels for AVX-512 with BF16 and VNNI: as AVX-512, but pairs of bfloat16 (vdpbf16ps) and of 16-bit integers (vpdpwssd) are
-// multiplied directly, on Zen 4 at twice the rate of float32.
+// Kernels for AVX-512 with BF16 and VNNI: as AVX-512, but pairs of bfloat16 (vdpbf16ps) and fours of bytes (vpdpbusd) are
+// multiplied directly, on Zen 4 pairs at twice the rate of float32.
 #include "vnni_avx512.h"
 
 namespace magicpig::cpu {

@@ -6,10 +6,13 @@
 //   V::Even(p), V::Odd(p): first and second elements of kLanes bfloat16 pairs
 //   V::Exp(v), V::Abs(v), V::Max(a, b), v.Largest(), V::LoadHalves(p)
 //   V::Opaque(v): the same value, but the compiler does not know that, and must compute it
-// and, for quantised weights, over Q, which multiplies integers:
-//   Q::V, Q::kRows; Q::RoundToInt16 (as cpu::RoundToInt16 in pack_inputs.h)
-//   Q::Ints (as many int32 as V has lanes), Q::Splat(i), Q::ShiftLeft(i, n), Q::ToFloat(i), Q::Opaque(i)
-//   Q::Dot(i, weights, inputs) = i + the dot products of two unsigned bytes, held as 16-bit integers, and two inputs, exactly
+// and, for quantised weights, over Q, which multiplies integers (PairProducts makes one of simpler parts):
+//   Q::V, Q::kRows
+//   Q::Weights::Bytes(p), ::Nibbles(p, half), ::Six(nibbles, pairs, i): four weights of each of V's outputs (formats.h)
+//   Q::Inputs: four consecutive inputs of a row; Q::Pack(values, inverse, stride, inputs) makes the eight of a block, rounded as
+//     RoundToInt16 in pack_inputs.h does, at distance `stride`, and returns their BlockTotals
+//   Q::Sum: exact sums for V's outputs: Q::Start(value, shift) = value 2^shift, Q::Add(sum, weights, inputs), Q::Opaque(sum)
+//   Q::Total(sum) as int32, Q::ToFloat of that
 #ifndef MAGICPIG_CPU_KERNELS_GENERIC_H_
 #define MAGICPIG_CPU_KERNELS_GENERIC_H_
 
@@ -31,7 +34,7 @@ constexpr Kernels MakeKernels() {
       {
           {V::kRows, 32 * sizeof(float), PackFloat<V, false>, PeakF32<V>},
           {V::kRows, 32 * sizeof(float), PackFloat<V, true>, PeakF32<V>},
-          {Q::kRows, 8 * sizeof(QuantInputs) + sizeof(QuantScale), PackInt16<Q>, PeakInt16<Q>},
+          {Q::kRows, 8 * sizeof(typename Q::Inputs) + sizeof(QuantScale), PackInt16<Q>, PeakInt16<Q>},
       },
       {
           MultiplyF32<V>,

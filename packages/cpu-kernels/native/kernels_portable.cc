@@ -87,7 +87,7 @@ struct Q4 {
   static constexpr int kRows = 2;
 
   typedef int32_t Ints __attribute__((vector_size(16)));
-  using Weights = QuantWeights<V4>::Shorts;
+  using Shorts = WeightPairs<V4>::Shorts;
 
   static constexpr auto RoundToInt16 = cpu::RoundToInt16;
   static Ints Splat(int32_t x) {
@@ -96,7 +96,7 @@ struct Q4 {
   }
   static Ints ShiftLeft(Ints x, int n) { return x << n; }
   static V4 ToFloat(Ints x) { return {__builtin_convertvector(x, V4::Lanes)}; }
-  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+  static Ints Dot(Ints sum, Shorts w, const int16_t (&x)[2]) {
     int32_t pair;
     memcpy(&pair, x, sizeof pair);
 #if defined(__aarch64__)
@@ -108,7 +108,7 @@ struct Q4 {
     typedef int16_t Inputs __attribute__((vector_size(16)));
     const Inputs inputs = reinterpret_cast<Inputs>(Splat(pair));
     const Ints high = reinterpret_cast<Ints>(reinterpret_cast<Inputs>(w) * (inputs >> 8));
-    const Words low = reinterpret_cast<Words>(w * reinterpret_cast<Weights>(inputs & 255));
+    const Words low = reinterpret_cast<Words>(w * reinterpret_cast<Shorts>(inputs & 255));
     const Ints high_sums = (reinterpret_cast<Ints>(reinterpret_cast<Words>(high) << 16) >> 16) + (high >> 16);
     return sum + (high_sums << 8) + reinterpret_cast<Ints>((low & 0xffffu) + (low >> 16));
 #endif
@@ -124,6 +124,6 @@ struct Q4 {
 
 }  // namespace
 
-constinit const Kernels kPortableKernels = MakeKernels<V4, Q4>();
+constinit const Kernels kPortableKernels = MakeKernels<V4, PairProducts<Q4>>();
 
 }  // namespace magicpig::cpu

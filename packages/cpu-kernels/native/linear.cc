@@ -16,6 +16,8 @@ constexpr size_t kMaxPanelsPerTask = 4;
 constexpr size_t kTasksPerThread = 6;
 // Multiplications in a task that are worth handing out (about a microsecond).
 constexpr size_t kLeastTaskWork = size_t{32} << 10;
+// Rows that wait for memory, as those of decoding steps do.
+constexpr size_t kFewRows = 4;
 // Elements of x that the calling thread packs alone: handing them out would take longer.
 constexpr size_t kPackAlone = size_t{24} << 10;
 
@@ -31,6 +33,41 @@ struct RowTiles {
 
   size_t first(size_t tile) const { return tile * least + std::min(tile, longer); }
   int rows(size_t tile) const { return static_cast<int>(least + (tile < longer ? 1 : 0)); }
+};
+
+// Panels shared out for a product of few rows, which waits for memory: as many tasks as threads with half of the panels, then as
+// many with half of the rest, and so on ("factoring", Hummel, Schonberg and Flynn 1992). A thread reads one long stretch first,
+// since a new one takes processors a while to foresee, and takes small ones at the end, so that no thread waits long.
+class Shares {
+ public:
+  Shares(size_t panels, size_t threads, size_t least) : panels_(panels), threads_(threads), least_(least) {}
+
+  size_t count() const {
+    size_t tasks = 0;
+    for (Round round = First(); round.begin < panels_; round = After(round)) {
+      tasks += std::min(threads_, CeilDivide(panels_ - round.begin, round.size));
+    }
+    return tasks;
+  }
+
+  // The first panel of a task; the end of the last one for `task` = count().
+  size_t first(size_t task) const {
+    Round round = First();
+    for (; task >= threads_ && round.begin < panels_; task -= threads_) round = After(round);
+    return std::min(panels_, round.begin + task * round.size);
+  }
+
+ private:
+  // `threads_` tasks of `size` panels, from `begin` on.
+  struct Round {
+    size_t begin, size;
+  };
+
+  Round From(size_t begin) const { return {begin, std::max(least_, CeilDivide(panels_ - begin, 2 * threads_))}; }
+  Round First() const { return From(0); }
+  Round After(const Round& round) const { return From(std::min(panels_, round.begin + threads_ * round.size)); }
+
+  size_t panels_, threads_, least_;
 };
 
 // Fetches the lines of the output that a tile and a panel will write, while they are being multiplied.
@@ -89,17 +126,20 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
   const RowTiles row_tiles(args.rows, inputs.tile_rows);
 
   // Blocks: row tiles of a task, panels of a task, columns of a pass.
-  const size_t column_block = std::min(cols, kColumnBlock);
+  const bool few = args.rows <= kFewRows;
+  const size_t column_block = few ? cols : std::min(cols, kColumnBlock);
   const size_t column_blocks = CeilDivide(cols, column_block);
-  size_t tiles_per_task =
-      std::clamp<size_t>(kRowBlockBytes / (inputs.tile_rows * row_bytes(column_block)), 1, row_tiles.count);
+  size_t tiles_per_task = row_tiles.count;
+  if (!few) {
+    tiles_per_task = std::clamp<size_t>(kRowBlockBytes / (inputs.tile_rows * row_bytes(column_block)), 1, tiles_per_task);
+  }
   tiles_per_task = CeilDivide(row_tiles.count, CeilDivide(row_tiles.count, tiles_per_task));  // blocks of even size
   size_t panels_per_task = std::min(kMaxPanelsPerTask, panels);
   const auto tasks_now = [&] {
     return CeilDivide(row_tiles.count, tiles_per_task) * CeilDivide(panels, panels_per_task);
   };
   const size_t tasks_wanted = kTasksPerThread * pool.threads;
-  while (pool.threads > 1 && tasks_now() < tasks_wanted) {
+  while (!few && pool.threads > 1 && tasks_now() < tasks_wanted) {
     if (kPanel * cols * panels_per_task * tiles_per_task * row_tiles.least < 2 * kLeastTaskWork) break;
     if (panels_per_task > 1) {
       panels_per_task = CeilDivide(panels_per_task, 2);
@@ -127,15 +167,19 @@ bool Linear(const magicpig_pool& pool, const Kernels& kernels, LinearScratch& sc
     ParallelFor(pool, static_cast<uint32_t>(row_tiles.count), [&](uint32_t tile, uint32_t thread) { pack(tile, thread); });
   }
 
-  const size_t panel_tasks = CeilDivide(panels, panels_per_task);
-  const size_t tasks = tasks_now();
+  const Shares shares(panels, pool.threads, CeilDivide(kLeastTaskWork, kPanel * cols));
+  const size_t panel_tasks = few ? shares.count() : CeilDivide(panels, panels_per_task);
+  const size_t tasks = few ? panel_tasks : tasks_now();
+  const auto first_panel_of = [&](size_t task) {
+    return few ? shares.first(task) : std::min(panels, task * panels_per_task);
+  };
   // Panels vary fastest: a thread's next task most likely has the same rows, which its cache still holds.
   ParallelFor(pool, static_cast<uint32_t>(tasks), [&](uint32_t task, uint32_t thread) {
     float* const sums = reinterpret_cast<float*>(scratch.thread(thread));
     const size_t first_tile = task / panel_tasks * tiles_per_task;
     const size_t end_tile = std::min(row_tiles.count, first_tile + tiles_per_task);
-    const size_t first_panel = task % panel_tasks * panels_per_task;
-    const size_t end_panel = std::min(panels, first_panel + panels_per_task);
+    const size_t first_panel = first_panel_of(task % panel_tasks);
+    const size_t end_panel = first_panel_of(task % panel_tasks + 1);
     for (size_t k = 0; k < cols; k += column_block) {
       const size_t columns = std::min(column_block, cols - k);
       const bool last = k + columns == cols;

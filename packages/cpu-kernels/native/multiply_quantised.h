@@ -11,22 +11,22 @@ namespace {
 
 // Four quantised weights of each of V's outputs as 16-bit integers: first and third, second and fourth.
 template <typename V>
-struct QuantWeights {
+struct WeightPairs {
   typedef uint16_t Shorts __attribute__((vector_size(4 * V::kLanes)));
   Shorts even, odd;
 
-  static QuantWeights Bytes(const std::byte* p) {
+  static WeightPairs Bytes(const std::byte* p) {
     const Shorts pairs = Load(p);
     return {pairs & 255, pairs >> 8};
   }
   // The low or the high four bits of each byte.
-  static QuantWeights Nibbles(const std::byte* p, int half) {
+  static WeightPairs Nibbles(const std::byte* p, int half) {
     const Shorts pairs = Load(p) >> (4 * half);
     return {pairs & 15, pairs >> 8 & 15};
   }
   // Six bits, of group i of the four that share the pairs of bits.
-  static QuantWeights Six(const std::byte* nibbles, const std::byte* pairs, int i) {
-    const QuantWeights low = Nibbles(nibbles, i % 2);
+  static WeightPairs Six(const std::byte* nibbles, const std::byte* pairs, int i) {
+    const WeightPairs low = Nibbles(nibbles, i % 2);
     const Shorts high = Load(pairs) >> (2 * i);
     return {low.even | (high & 3) << 4, low.odd | (high >> 8 & 3) << 4};
   }
@@ -39,15 +39,43 @@ struct QuantWeights {
   }
 };
 
+// Q for instructions that multiply 16-bit integers and add two products, which P has: P::Dot(sum, shorts, pair of inputs).
+template <typename P>
+struct PairProducts : P {
+  using typename P::Ints;
+  using Weights = WeightPairs<typename P::V>;
+  using Sum = Ints;
+
+  struct Inputs {
+    int16_t even[2];  // first and third
+    int16_t odd[2];   // second and fourth
+  };
+
+  static Sum Start(int32_t value, int shift) { return P::ShiftLeft(P::Splat(value), shift); }
+  static Sum Add(Sum sum, const Weights& weights, const Inputs& inputs) {
+    return P::Dot(P::Dot(sum, weights.even, inputs.even), weights.odd, inputs.odd);
+  }
+  static Ints Total(Sum sum) { return sum; }
+  static BlockTotals Pack(const float* values, float inverse, size_t stride, Inputs* inputs) {
+    int16_t q[kQuantBlock];
+    const BlockTotals totals = {P::RoundToInt16(values, inverse, q),
+                                P::RoundToInt16(values + kQuantBlock / 2, inverse, q + kQuantBlock / 2)};
+    for (const int16_t* four = q; four < q + kQuantBlock; four += 4, inputs += stride) {
+      *inputs = {{four[0], four[2]}, {four[1], four[3]}};
+    }
+    return totals;
+  }
+};
+
 // Rows that products of decoding steps have, about.
 inline constexpr int kDecodeRows = 4;
 
 // Adds to the sums what the inputs of part kPart of kParts of a block make: a scale each.
 template <typename Q, int kRows, PanelFormat kFormat, int kPart, int kParts, int kVectors>
-inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs, const QuantScale* scales,
+inline void MultiplyBlockPart(const std::byte* block, const typename Q::Inputs* inputs, const QuantScale* scales,
                               typename Q::V (&acc)[kRows][kVectors]) {
   using V = typename Q::V;
-  using Ints = typename Q::Ints;
+  using Weights = typename Q::Weights;
   constexpr size_t n = V::kLanes;
   constexpr size_t kGroupBytes = 4 * kHalfPanel;
   constexpr bool kMin = kFormat == PanelFormat::kQ4Min;
@@ -55,32 +83,29 @@ inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs,
   constexpr int kOffsetBits = kFormat == PanelFormat::kQ8 ? 7 : kFormat == PanelFormat::kQ6 ? 5 : 3;
   // Few rows wait for memory. Processors foresee the stream, but not far enough where a block is small for its arithmetic:
   // 4-bit weights came at 85% of the memory's speed, and at 96% with this.
-  if constexpr (kRows <= kDecodeRows && (kFormat == PanelFormat::kQ4 || kMin)) {
+  if constexpr (kRows <= kDecodeRows) {
     constexpr size_t kAhead = 4096;  // bytes
     for (size_t line = 0; line < QuantBlockBytes(kFormat); line += 64) __builtin_prefetch(block + kAhead + line);
   }
-  Ints dots[kRows][kVectors];
+  typename Q::Sum dots[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     const int32_t* totals = scales[r].negative_totals;
     const int32_t total = kMin ? 0 : kParts == 2 ? totals[kPart] : totals[0] + totals[1];
-    for (int v = 0; v < kVectors; ++v) dots[r][v] = Q::ShiftLeft(Q::Splat(total), kOffsetBits);
+    for (int v = 0; v < kVectors; ++v) dots[r][v] = Q::Start(total, kOffsetBits);
   }
 #pragma GCC unroll 8
   for (int group = 8 / kParts * kPart; group < 8 / kParts * (kPart + 1); ++group) {
     for (int v = 0; v < kVectors; ++v) {
       const std::byte* bytes = block + v * 4 * n + (kFormat == PanelFormat::kQ8 ? group : group / 2) * kGroupBytes;
-      QuantWeights<V> weights;
+      Weights weights;
       if constexpr (kFormat == PanelFormat::kQ8) {
-        weights = QuantWeights<V>::Bytes(bytes);
+        weights = Weights::Bytes(bytes);
       } else if constexpr (kFormat == PanelFormat::kQ6) {
-        weights = QuantWeights<V>::Six(bytes, block + v * 4 * n + (4 + kPart) * kGroupBytes, group % 4);
+        weights = Weights::Six(bytes, block + v * 4 * n + (4 + kPart) * kGroupBytes, group % 4);
       } else {
-        weights = QuantWeights<V>::Nibbles(bytes, group % 2);
+        weights = Weights::Nibbles(bytes, group % 2);
       }
-      for (int r = 0; r < kRows; ++r) {
-        const QuantInputs& input = inputs[group * kRows + r];
-        dots[r][v] = Q::Dot(Q::Dot(dots[r][v], weights.even, input.even), weights.odd, input.odd);
-      }
+      for (int r = 0; r < kRows; ++r) dots[r][v] = Q::Add(dots[r][v], weights, inputs[group * kRows + r]);
     }
   }
   constexpr size_t kScales = QuantBlockBytes(kFormat) - 2 * kHalfPanel * (kMin ? 2 : kParts);
@@ -88,7 +113,7 @@ inline void MultiplyBlockPart(const std::byte* block, const QuantInputs* inputs,
   for (int v = 0; v < kVectors; ++v) {
     const V scale = V::LoadHalves(halves + v * n);
     for (int r = 0; r < kRows; ++r) {
-      acc[r][v] = V::MulAdd(V::Mul(Q::ToFloat(dots[r][v]), scale), V::Broadcast(scales[r].scale), acc[r][v]);
+      acc[r][v] = V::MulAdd(V::Mul(Q::ToFloat(Q::Total(dots[r][v])), scale), V::Broadcast(scales[r].scale), acc[r][v]);
     }
   }
   if constexpr (kMin) {
@@ -108,8 +133,8 @@ void MultiplyQuantised(const std::byte* tile, const PanelPart& part, float* sums
     const std::byte* block =
         part.panel + (first / kHalfPanel * part.cols + part.first) / kQuantBlock * QuantBlockBytes(kFormat);
     for (size_t k = 0; k < part.count; k += kQuantBlock, block += QuantBlockBytes(kFormat)) {
-      const auto* inputs = reinterpret_cast<const QuantInputs*>(x);
-      x += 8 * kRows * sizeof(QuantInputs);
+      const auto* inputs = reinterpret_cast<const typename Q::Inputs*>(x);
+      x += 8 * kRows * sizeof(typename Q::Inputs);
       const auto* scales = reinterpret_cast<const QuantScale*>(x);
       x += kRows * sizeof(QuantScale);
       if constexpr (kFormat == PanelFormat::kQ6) {

@@ -90,8 +90,8 @@ void PackInt16(const float* x, size_t stride, int rows, size_t cols, const float
   const PreparedRows<V> prepared(x, stride, rows, cols, norm, epsilon, scratch);
   std::byte* out = static_cast<std::byte*>(tile);
   for (size_t k = 0; k < cols; k += kQuantBlock) {
-    auto* inputs = reinterpret_cast<QuantInputs*>(out);
-    out += 8 * rows * sizeof(QuantInputs);
+    auto* inputs = reinterpret_cast<typename Q::Inputs*>(out);
+    out += 8 * rows * sizeof(typename Q::Inputs);
     auto* scales = reinterpret_cast<QuantScale*>(out);
     out += rows * sizeof(QuantScale);
     for (int r = 0; r < rows; ++r) {
@@ -101,13 +101,7 @@ void PackInt16(const float* x, size_t stride, int rows, size_t cols, const float
       const float most = largest.Largest();
       const bool empty = !(most > kSmallest);
       const float inverse = empty ? 0 : kMostInput / most;
-      int16_t q[kQuantBlock];
-      const int32_t first = Q::RoundToInt16(values, inverse, q);
-      const int32_t last = Q::RoundToInt16(values + kQuantBlock / 2, inverse, q + kQuantBlock / 2);
-      for (int group = 0; group < 8; ++group) {
-        const int16_t* four = q + 4 * group;
-        inputs[group * rows + r] = {{four[0], four[2]}, {four[1], four[3]}};
-      }
+      const auto [first, last] = Q::Pack(values, inverse, rows, inputs + r);
       const float scale = empty ? 0 : most / kMostInput;
       scales[r] = {scale, scale * static_cast<float>(first + last), {-first, -last}};
     }

@@ -28,17 +28,16 @@ uint64_t PeakInt16(size_t iterations) {
   alignas(64) static constexpr std::byte kBytes[64] = {};
   const std::byte* unknown = kBytes;
   asm volatile("" : "+r"(unknown));
-  const auto weights = QuantWeights<typename Q::V>::Bytes(unknown);
-  typename Q::Ints sums[kSums];
-  QuantInputs inputs[kSums];
-  for (int16_t i = 0; i < kSums; ++i) inputs[i] = {{i, i}, {i, i}};
-  for (auto& sum : sums) sum = Q::Splat(1);
+  const auto weights = Q::Weights::Bytes(unknown);
+  typename Q::Sum sums[kSums];
+  typename Q::Inputs inputs[kSums] = {};
+  for (auto& sum : sums) sum = Q::Start(1, 0);
   for (size_t i = 0; i < iterations; ++i) {
-    const QuantInputs* changing = inputs;
+    const auto* changing = inputs;
     asm volatile("" : "+r"(changing));  // may point anywhere now: no part of a product moves out of the loop
 #pragma GCC unroll 8
     for (int j = 0; j < kSums; ++j) {
-      sums[j] = Q::Opaque(Q::Dot(Q::Dot(sums[j], weights.even, changing[j].even), weights.odd, changing[j].odd));
+      sums[j] = Q::Opaque(Q::Add(sums[j], weights, changing[j]));
     }
   }
   return iterations * kSums * Q::V::kLanes * 4 * 2;

@@ -58,7 +58,7 @@ struct Q16 {
   static constexpr int kRows = 10;
 
   using Ints = __m512i;
-  using Weights = QuantWeights<V16>::Shorts;
+  using Shorts = WeightPairs<V16>::Shorts;
 
   static int32_t RoundToInt16(const float* values, float inverse, int16_t* q) {
     const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(inverse)));
@@ -68,7 +68,7 @@ struct Q16 {
   static Ints Splat(int32_t x) { return _mm512_set1_epi32(x); }
   static Ints ShiftLeft(Ints x, int n) { return _mm512_slli_epi32(x, n); }
   static V16 ToFloat(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
-  static Ints Dot(Ints sum, Weights w, const int16_t (&x)[2]) {
+  static Ints Dot(Ints sum, Shorts w, const int16_t (&x)[2]) {
     int pair;
     memcpy(&pair, x, sizeof pair);
     return _mm512_add_epi32(sum, _mm512_madd_epi16(reinterpret_cast<__m512i>(w), _mm512_set1_epi32(pair)));

@@ -17,7 +17,7 @@ import {
 
 const BLOCK = 32;
 /** Of the integers that activations are rounded to. */
-const MOST = 32767;
+const MOST = 127 * 256 + 127;
 const FLOAT_ERROR = 2e-6;
 
 /** What products see of activations: blocks of 32 rounded to 16-bit integers, ties to even, times a scale. */

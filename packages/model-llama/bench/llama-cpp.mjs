@@ -1,11 +1,13 @@
 // How fast is a request, beside llama.cpp? Time to first token, prefill and decode speed at several lengths of context,
 // `dense` and `magicpig`, and node-llama-cpp's prebuilt CPU binary with the same GGUF file, prompt and threads. Rounds
-// alternate between the programs, so that a change of the machine's load meets all of them; medians are printed.
+// alternate between the programs, so that a change of the machine's load meets all of them; medians are printed. Of `dense` also
+// what the memory allows: the bytes a token reads (weights, keys and values) over the bandwidth measured beside it.
 //
 //   node bench/llama-cpp.mjs --model smollm2 --tokens 512,4096,8000 --rounds 3 --threads 2
 //
 // About eight minutes; a run of some of the contexts (`--tokens 512`) keeps the results of others.
 import { availableParallelism } from 'node:os';
+import { CpuBackend } from '@magicpig/cpu-kernels';
 import { loadLlama, locateModel } from '../dist/index.js';
 import { benchOptions, benchText, importPeer, median, writeRows } from './common.mjs';
 
@@ -17,7 +19,8 @@ const text = benchText().repeat(2); // once is 7,600 tokens
 const attentions = { dense: { policy: 'dense' }, magicpig: { policy: 'magicpig' } };
 const formats = ['q8', 'bf16']; // q8, the default for such a file, keeps its 4-bit blocks, as llama.cpp does
 const names = [...formats.flatMap((format) => Object.keys(attentions).map((name) => `${name} ${format}`)), 'llama.cpp'];
-const runs = []; // { name, context, firstTokenMs, prefill, decode }
+const runs = []; // { name, context, firstTokenMs, prefill, decode, ceiling: decode at the memory's speed, of dense }
+const machine = new CpuBackend({ threads });
 for (let round = 0; round < rounds; round += 1) {
   for (const format of formats) await ours(format);
   await llamaCpp();
@@ -26,17 +29,30 @@ for (let round = 0; round < rounds; round += 1) {
 const rows = contexts.flatMap((context) =>
   names.map((name) => {
     const of = (field) => median(runs.filter((r) => r.name === name && r.context === context).map((r) => r[field]));
-    return { context, name, firstTokenMs: of('firstTokenMs'), prefill: of('prefill'), decode: of('decode') };
+    const ceiling = name.startsWith('dense') ? { decodeCeiling: of('ceiling') } : {};
+    return {
+      context,
+      name,
+      firstTokenMs: of('firstTokenMs'),
+      prefill: of('prefill'),
+      decode: of('decode'),
+      ...ceiling,
+    };
   }),
 );
 console.log(`${source}, ${threads} threads, ${rounds} rounds; tokens per second, ratios to llama.cpp in brackets\n`);
-console.log('context  program        first token      prefill            decode');
-for (const { context, name, firstTokenMs, prefill, decode } of rows) {
+console.log(
+  'context  program        first token      prefill            decode             if memory were the only limit',
+);
+for (const { context, name, firstTokenMs, prefill, decode, decodeCeiling } of rows) {
   const peer = rows.find((row) => row.context === context && row.name === 'llama.cpp');
   const ratio = (value, base) => `${value.toFixed(1).padStart(8)} (${(value / base).toFixed(2)}x)`;
   console.log(
     `${String(context).padStart(7)}  ${name.padEnd(13)}  ${(firstTokenMs / 1000).toFixed(2).padStart(9)} s  ` +
-      `${ratio(prefill, peer.prefill)}  ${ratio(decode, peer.decode)}`,
+      `${ratio(prefill, peer.prefill)}  ${ratio(decode, peer.decode)}` +
+      (decodeCeiling
+        ? `  ${ratio(decodeCeiling, peer.decode)}, ${((100 * decode) / decodeCeiling).toFixed(0)}% reached`
+        : ''),
   );
 }
 writeRows('llama-cpp', { model: source, threads, rounds, generated: GENERATED, rows });
@@ -54,11 +70,19 @@ async function ours(weights) {
         if (event.type === 'token') first ||= performance.now();
         if (event.type !== 'end') continue;
         const { prefillTokensPerSecond: prefill, decodeTokensPerSecond: decode } = event.timing; // tables are prefill
-        runs.push({ name: `${name} ${weights}`, context, firstTokenMs: first - start, prefill, decode });
+        const { readBandwidth } = machine.ceilings();
+        const ceiling = readBandwidth / bytesRead(model.info, context + GENERATED / 2);
+        runs.push({ name: `${name} ${weights}`, context, firstTokenMs: first - start, prefill, decode, ceiling });
       }
     }
   }
   await model.close();
+}
+
+/** Bytes that a token reads with exact attention over so many tokens of context. The model's embeddings are its output matrix. */
+function bytesRead({ memory, config }, context) {
+  const { layers, kvHeads, headDim } = config;
+  return memory.weights + 2 * context * layers * kvHeads * headDim * 2;
 }
 
 async function llamaCpp() {

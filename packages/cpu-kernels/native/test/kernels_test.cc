@@ -62,7 +62,7 @@ Source F32Source(const std::vector<float>& values, size_t rows) {
 }
 
 void TestProducts(const Path& path, const magicpig_pool& pool) {
-  const size_t shapes[][3] = {{1, 8, 1}, {5, 24, 33}, {13, 80, 64}, {40, 104, 70}, {3, 2056, 40}, {26, 2064, 35}};
+  const size_t shapes[][3] = {{1, 8, 1}, {5, 24, 33}, {13, 80, 64}, {40, 104, 70}, {3, 2056, 40}, {26, 2064, 35}, {2, 96, 1000}};
   static constexpr const char* kNames[] = {" f32", " bf16", " q8", " q4"};
   static constexpr double kErrors[] = {1e-5, 2e-2, 1e-4, 1e-4};  // of the inputs' rounding
   for (int f = 0; f < kWeightFormats; ++f) {
